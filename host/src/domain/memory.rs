@@ -1,0 +1,1 @@
+//! What fits: weights and KV cache on the GPUs of one engine.

@@ -1,0 +1,1 @@
+//! The embedded cluster: simulated engines on a virtual clock.

@@ -1,0 +1,3 @@
+//! The binary: parse, set up, run, map the error to an exit code.
+
+fn main() {}
