@@ -1,1 +1,101 @@
-//! cli
+//! The command line: one file per subcommand.
+
+pub mod config;
+pub mod plugin;
+pub mod profile;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::output::error::AppError;
+use crate::output::exit_code;
+use crate::output::logging::{self, LogFile};
+use crate::output::printer::{Color, Format, Printer};
+use crate::output::progress::Terminal;
+
+/// Finds the prefill and decode configuration that meets an SLA at the least cost, by measuring.
+#[derive(Debug, Parser)]
+#[command(name = "sla-profiler", version, about, max_term_width = 120, propagate_version = true)]
+#[command(after_help = "Exit codes: see README.md, or `sla-profiler help profile`.")]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags that every subcommand takes.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// How results are written to standard output
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT", help_heading = "Output")]
+    output: Format,
+    /// Say only what was asked for: no progress, no notes
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Output")]
+    quiet: bool,
+    /// Say more on standard error; twice for debugging
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Output")]
+    verbose: u8,
+    /// Draw no progress bar
+    #[arg(long, global = true, help_heading = "Output")]
+    no_progress: bool,
+    /// When to use colour
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN", help_heading = "Output")]
+    color: Color,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the seven phases: measure, select, plan, write the deployment, apply it
+    Profile(Box<profile::Args>),
+    /// Look at the job that a DGDR and flags make, or at the schemas of files
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Look at plugins
+    #[command(subcommand)]
+    Plugin(plugin::Command),
+}
+
+/// What subcommands work with.
+pub struct Session {
+    /// Where words go.
+    pub printer: Printer,
+    /// Standard error, shared with the progress bar.
+    pub terminal: Terminal,
+    /// Where log lines go besides.
+    pub log_file: LogFile,
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let printer = Printer::new(cli.global.output, cli.global.quiet, cli.global.no_progress, cli.global.color);
+    let terminal = Terminal::new(&printer);
+    let log_file = logging::init(cli.global.verbose, cli.global.quiet, &terminal);
+    let session = Session { printer, terminal, log_file };
+    match run(cli.command, &session) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            // Nobody is left to tell if standard error is closed.
+            let _ = writeln!(anstream::stderr(), "{}", error.render());
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(command: Command, session: &Session) -> Result<u8, AppError> {
+    let printer = &session.printer;
+    match command {
+        Command::Profile(args) => args.run(session),
+        Command::Config(command) => {
+            command.run(&mut printer.out(), printer.is_json())?;
+            Ok(exit_code::OK)
+        }
+        Command::Plugin(command) => {
+            command.run(&mut printer.out(), printer.is_json())?;
+            Ok(exit_code::OK)
+        }
+    }
+}

@@ -1,1 +1,232 @@
-//! phases
+//! The seven phases; the only place that knows their order.
+//!
+//! ```text
+//!   1 prefill sweep ---> 2 decode sweep ---> 3 selection ---> 4 prefill interpolation ---> 5 decode interpolation
+//!     TTFT of each         ITL of each         one of            TTFT against ISL             ITL and throughput
+//!     candidate            candidate and       each role                                      against load and context
+//!                          concurrency                                                                |
+//!                                                      7 auto-apply <--- 6 plan and deployment <-----'
+//!                                                        check run         replicas, capacity, YAML
+//! ```
+//!
+//! Each phase writes its artifacts as soon as it ends. What it finds out is in the journal before that, point by point.
+
+pub mod artifacts;
+pub mod auto_apply;
+pub mod candidates;
+pub mod decode_interpolation;
+pub mod decode_sweep;
+pub mod dry_run;
+pub mod generation;
+pub mod policies;
+pub mod prefill_interpolation;
+pub mod prefill_sweep;
+pub mod selection;
+pub mod sweep;
+
+use crate::dgd::DgdError;
+use crate::domain::search_space::SearchSpace;
+use crate::domain::{Choice, Plan, Role, Selection};
+use crate::engine::{ApplyError, CheckReport};
+use crate::plugin::PluginError;
+use crate::run::{DirError, Event, JournalError, Phase, Recorder};
+use crate::scheduler::{Halt, Scheduler};
+use crate::spec::RunSpec;
+use artifacts::Artifacts;
+use policies::Policies;
+
+/// What phases work with.
+pub struct Context<'a> {
+    /// What was asked for.
+    pub spec: &'a RunSpec,
+    /// The candidates.
+    pub space: &'a SearchSpace,
+    /// Who decides.
+    pub policies: &'a mut Policies,
+    /// Who measures.
+    pub scheduler: &'a Scheduler,
+    /// Who remembers.
+    pub recorder: &'a Recorder,
+    /// Where files go; none in a dry run.
+    pub artifacts: Option<&'a Artifacts>,
+}
+
+/// What phase 3 decided.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chosen {
+    /// The prefill winner.
+    pub prefill: Choice,
+    /// The decode winner.
+    pub decode: Choice,
+    /// The whole rankings.
+    pub selection: Selection,
+}
+
+impl Chosen {
+    /// Whether both winners meet the SLA.
+    pub const fn feasible(&self) -> bool {
+        self.prefill.meets_sla && self.decode.meets_sla
+    }
+
+    /// The winner of a role.
+    pub const fn of(&self, role: Role) -> &Choice {
+        match role {
+            Role::Prefill => &self.prefill,
+            Role::Decode => &self.decode,
+        }
+    }
+}
+
+/// What a run found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Who won.
+    pub chosen: Chosen,
+    /// How many of each.
+    pub plan: Plan,
+    /// What the deployment did in phase 7, if it ran.
+    pub check: Option<CheckReport>,
+    /// Whether a bundled plugin stood in for one that failed.
+    pub degraded: bool,
+}
+
+impl Outcome {
+    /// Whether the selected engines and the plan meet the SLA.
+    pub const fn feasible(&self) -> bool {
+        self.chosen.feasible() && self.plan.meets_sla
+    }
+}
+
+/// Why a run ended without a result.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A plugin failed and nobody stands in for it.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    /// A plugin's answer is within the contract and yet of no use.
+    #[error("plugin {plugin}: {reason}")]
+    BadDecision {
+        /// Its name.
+        plugin: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Not one candidate of the role could be measured.
+    #[error("not one {role} candidate could be measured{}", list(.failures))]
+    NothingMeasured {
+        /// Which role.
+        role: Role,
+        /// What went wrong with each.
+        failures: Vec<String>,
+    },
+    /// The journal cannot be written.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// An artifact cannot be written.
+    #[error(transparent)]
+    Dir(#[from] DirError),
+    /// The deployment cannot be generated.
+    #[error(transparent)]
+    Dgd(#[from] DgdError),
+    /// An artifact cannot be put into its form.
+    #[error("cannot render {name}: {reason}")]
+    Render {
+        /// Which file.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// Phase 7 failed. Everything before it is done and written.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The user asked to stop.
+    #[error("interrupted; what was measured so far is kept")]
+    Interrupted,
+}
+
+fn list(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("\n  {line}")).collect()
+}
+
+impl From<Halt> for RunError {
+    fn from(halt: Halt) -> Self {
+        match halt {
+            Halt::Interrupted => RunError::Interrupted,
+            Halt::Journal(error) => RunError::Journal(error),
+        }
+    }
+}
+
+fn start(recorder: &Recorder, phase: Phase) -> Result<(), JournalError> {
+    recorder.record(Event::PhaseStarted { phase })
+}
+
+fn finish(recorder: &Recorder, phase: Phase, summary: String) -> Result<(), JournalError> {
+    recorder.record(Event::PhaseFinished { phase, summary })
+}
+
+/// Phases 1 to 5: everything that is measured before anything is deployed.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn measure(context: &mut Context<'_>) -> Result<Chosen, RunError> {
+    let recorder = context.recorder;
+
+    start(recorder, Phase::PrefillSweep)?;
+    let summary = prefill_sweep::run(context).await?;
+    finish(recorder, Phase::PrefillSweep, summary)?;
+
+    start(recorder, Phase::DecodeSweep)?;
+    let summary = decode_sweep::run(context).await?;
+    finish(recorder, Phase::DecodeSweep, summary)?;
+
+    start(recorder, Phase::Selection)?;
+    let (chosen, summary) = selection::run(context).await?;
+    finish(recorder, Phase::Selection, summary)?;
+
+    start(recorder, Phase::PrefillInterpolation)?;
+    let summary = prefill_interpolation::run(context, &chosen).await?;
+    finish(recorder, Phase::PrefillInterpolation, summary)?;
+
+    start(recorder, Phase::DecodeInterpolation)?;
+    let summary = decode_interpolation::run(context, &chosen).await?;
+    finish(recorder, Phase::DecodeInterpolation, summary)?;
+
+    Ok(chosen)
+}
+
+/// All phases. Whatever happens, no engine is left running.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run(context: &mut Context<'_>) -> Result<Outcome, RunError> {
+    let result = all(context).await;
+    let released = context.scheduler.retain(&[]).await;
+    let outcome = result?;
+    released?;
+    Ok(outcome)
+}
+
+async fn all(context: &mut Context<'_>) -> Result<Outcome, RunError> {
+    let recorder = context.recorder;
+    let chosen = measure(context).await?;
+
+    start(recorder, Phase::Generation)?;
+    let (generated, plan, summary) = generation::run(context, &chosen)?;
+    finish(recorder, Phase::Generation, summary)?;
+
+    let mut check = None;
+    if context.spec.auto_apply {
+        start(recorder, Phase::AutoApply)?;
+        let (report, summary) = auto_apply::run(context, &generated, &plan).await?;
+        finish(recorder, Phase::AutoApply, summary)?;
+        check = Some(report);
+    }
+
+    let outcome = Outcome { chosen, plan, check, degraded: context.policies.degraded() };
+    if let Some(artifacts) = context.artifacts {
+        artifacts.result(context, &outcome)?;
+    }
+    recorder.record(Event::RunFinished { feasible: outcome.feasible() })?;
+    Ok(outcome)
+}

@@ -1,0 +1,303 @@
+//! `sla-profiler profile`: the main job.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use clap::ValueEnum;
+use sha2::{Digest as _, Sha256};
+
+use super::Session;
+use crate::domain::search_space::{self, SearchSpace};
+use crate::domain::{Candidate, Role};
+use crate::engine::Cluster;
+use crate::engine::simulated::SimulatedCluster;
+use crate::output::error::AppError;
+use crate::output::progress::Progress;
+use crate::output::{exit_code, summary};
+use crate::phases::artifacts::Artifacts;
+use crate::phases::dry_run::{self, Prediction};
+use crate::phases::policies::{Policies, Slot};
+use crate::phases::{self, Context, Outcome, RunError};
+use crate::plugin::api::Kind;
+use crate::plugin::{HostOptions, PluginHost};
+use crate::run::event::{JOURNAL_FORMAT, RunStarted};
+use crate::run::status::{self, StatusWriter};
+use crate::run::timeline::{LOG, Timeline};
+use crate::run::{Durability, Event, Existing, Journal, JournalError, Observer, Recorder, RunDir, journal};
+use crate::scheduler::Scheduler;
+use crate::spec::{self, Flags, RunSpec, Source};
+
+/// Where engines run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum ClusterKind {
+    /// Simulated engines on a virtual clock: no GPU, no network
+    #[default]
+    Simulated,
+}
+
+/// Run the seven phases.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// DynamoGraphDeploymentRequest, YAML or JSON; `-` reads standard input
+    #[arg(short, long, value_name = "FILE", required_unless_present = "config", conflicts_with = "config")]
+    file: Option<PathBuf>,
+    /// The same inline, as Dynamo's operator passes it: JSON text, or a path
+    #[arg(long, value_name = "JSON")]
+    config: Option<String>,
+    /// Directory for all artifacts
+    #[arg(long, visible_alias = "output-dir", value_name = "DIR", default_value = "profiling_results")]
+    out: PathBuf,
+    /// Replace the run that is in the output directory
+    #[arg(long, conflicts_with = "resume")]
+    force: bool,
+    /// Go on with the run that is in the output directory; what was measured is not measured again
+    #[arg(long)]
+    resume: bool,
+    /// Print what would be launched and measured, with time and GPU-hours; create nothing
+    #[arg(long, conflicts_with_all = ["force", "resume"])]
+    dry_run: bool,
+    /// Where engines run
+    #[arg(long, value_enum, default_value_t, value_name = "KIND")]
+    cluster: ClusterKind,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+impl Args {
+    /// Runs it and says with which code to exit.
+    ///
+    /// # Errors
+    /// See [`AppError`].
+    pub fn run(self, session: &Session) -> Result<u8, AppError> {
+        let real_start = Instant::now();
+        let printer = &session.printer;
+        let resolved = spec::load(&self.source(), &self.flags)?;
+        resolved.warnings.iter().for_each(|warning| printer.note(&format!("note: {warning}")));
+        let spec = resolved.spec;
+        let space = search_space::build(&spec.job, &spec.limits);
+        refuse_empty(&spec, &space)?;
+        let host = PluginHost::new(HostOptions::default())?;
+        let cluster: Arc<dyn Cluster> = match self.cluster {
+            ClusterKind::Simulated => Arc::new(SimulatedCluster::new(&spec.job, &spec.simulation)),
+        };
+
+        let mut policies = load_policies(&host, &spec)?;
+        let plugins = policies.identities();
+        let spec_sha256 = fingerprint(&spec, &plugins)?;
+        let run_dir = if self.dry_run {
+            None
+        } else {
+            let existing = match (self.force, self.resume) {
+                (true, _) => Existing::Replace,
+                (_, true) => Existing::Resume,
+                _ => Existing::Refuse,
+            };
+            Some(RunDir::open(&self.out, existing)?)
+        };
+
+        let prediction = simulated_runtime()?
+            .block_on(dry_run::predict(&spec, &space, &mut load_policies(&host, &spec)?, Arc::clone(&cluster)));
+        let Some(dir) = run_dir else {
+            let text = summary::dry_run(printer, &spec, &space, &prediction?)?;
+            return write_out(session, &text).map(|()| exit_code::OK);
+        };
+        // The prediction calls the user's plugins; where they fail, the run itself deals with it and says so.
+        let prediction = prediction.ok();
+
+        let run = Run { session, spec: &spec, space: &space, cluster, dir: &dir, spec_sha256 };
+        let runtime = simulated_runtime()?;
+        let outcome = runtime.block_on(run.go(&mut policies, prediction.as_ref()));
+        if let Err(error) = &outcome {
+            status::write_failure(&dir, &error.to_string());
+        }
+        let (outcome, simulated_s) = outcome?;
+
+        let result = dir.read(phases::artifacts::RESULT)?;
+        let text = if printer.is_json() {
+            String::from_utf8_lossy(&result).into_owned()
+        } else {
+            summary::result(printer, &result, &dir, simulated_s, real_start.elapsed())?
+        };
+        write_out(session, &text)?;
+        Ok(match (&outcome.check, outcome.feasible()) {
+            (_, false) => exit_code::INFEASIBLE,
+            (Some(check), true) if !check.meets_sla => exit_code::CHECK_MISSED,
+            _ => exit_code::OK,
+        })
+    }
+
+    fn source(&self) -> Source {
+        match (&self.file, &self.config) {
+            (Some(file), _) if file.as_os_str() == "-" => Source::Stdin,
+            (Some(file), _) => Source::File(file.clone()),
+            (None, Some(text)) if text.trim_start().starts_with('{') => Source::Inline(text.clone()),
+            (None, config) => Source::File(config.clone().unwrap_or_default().into()),
+        }
+    }
+}
+
+fn write_out(session: &Session, text: &str) -> Result<(), AppError> {
+    let written = writeln!(session.printer.out(), "{}", text.trim_end());
+    match written {
+        // `| head` closes the pipe; that is its right.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|source| AppError::Io { action: "write to standard output", source }),
+    }
+}
+
+fn refuse_empty(spec: &RunSpec, space: &SearchSpace) -> Result<(), AppError> {
+    if Role::ALL.iter().all(|role| space.candidates.iter().any(|candidate| candidate.role == *role)) {
+        return Ok(());
+    }
+    let line = |rejected: &search_space::Rejected| {
+        let role = rejected.role.map_or(String::new(), |role| format!("{role} "));
+        format!("\n  {role}{}: {}", rejected.mapping, rejected.reason)
+    };
+    Err(AppError::NoCandidate {
+        model: spec.job.model.name.clone(),
+        gpus: spec.job.hardware.total_gpus,
+        gpu: spec.job.hardware.gpu.name.clone(),
+        rejected: space.rejected.iter().map(line).collect(),
+    })
+}
+
+fn load_policies(host: &PluginHost, spec: &RunSpec) -> Result<Policies, AppError> {
+    let chosen = &spec.plugins;
+    let default = |kind| PluginHost::default_choice(kind);
+    // The bundled default needs nobody to stand in for it: the same code would fail in the same way.
+    let stands_in = |kind, choice: &spec::PluginChoice| choice.source != default(kind).source;
+    let sweep = Slot::new(
+        host.sweep(&chosen.sweep)?,
+        if stands_in(Kind::SweepStrategy, &chosen.sweep) { Some(host.sweep(&default(Kind::SweepStrategy))?) } else { None },
+    );
+    let selection = Slot::new(
+        host.selection(&chosen.selection)?,
+        if stands_in(Kind::SelectionPolicy, &chosen.selection) {
+            Some(host.selection(&default(Kind::SelectionPolicy))?)
+        } else {
+            None
+        },
+    );
+    let planner = Slot::new(
+        host.planner(&chosen.planner)?,
+        if stands_in(Kind::PlannerModel, &chosen.planner) { Some(host.planner(&default(Kind::PlannerModel))?) } else { None },
+    );
+    Ok(Policies::new(sweep, selection, planner, chosen.strict))
+}
+
+/// What must be the same for a run to be resumed.
+fn fingerprint(spec: &RunSpec, plugins: &[crate::plugin::api::Identity]) -> Result<String, AppError> {
+    let bytes = serde_json::to_vec(&(env!("CARGO_PKG_VERSION"), spec, plugins))
+        .map_err(|error| AppError::Io { action: "put the job into JSON", source: error.into() })?;
+    Ok(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// A runtime whose clock jumps ahead whenever everybody waits.
+fn simulated_runtime() -> Result<tokio::runtime::Runtime, AppError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .map_err(|source| AppError::Io { action: "start the runtime", source })
+}
+
+/// Everything that one run needs, put together.
+struct Run<'a> {
+    session: &'a Session,
+    spec: &'a RunSpec,
+    space: &'a SearchSpace,
+    cluster: Arc<dyn Cluster>,
+    dir: &'a RunDir,
+    spec_sha256: String,
+}
+
+impl Run<'_> {
+    /// Returns the outcome and the seconds that passed on the cluster's clock.
+    async fn go(
+        &self,
+        policies: &mut Policies,
+        prediction: Option<&Prediction>,
+    ) -> Result<(Outcome, f64), RunError> {
+        // Simulated points cost nothing but electricity; nobody is hurt if a power cut takes the last ones.
+        let durability = if self.cluster.kind() == "simulated" { Durability::Flush } else { Durability::Sync };
+        let (journal, past) = Journal::open(self.dir, durability)?;
+        if journal::started(&past).is_some_and(|started| started.spec_sha256 != self.spec_sha256) {
+            return Err(JournalError::OtherRun { path: self.dir.path().display().to_string() }.into());
+        }
+        let log = Arc::new(Mutex::new(self.dir.append(LOG)?));
+        self.session.log_file.attach(Arc::clone(&log));
+        let candidates: Vec<Candidate> = self.space.candidates.clone();
+        let forecast = prediction.map(Prediction::forecast).unwrap_or_default();
+        let mut observers: Vec<Box<dyn Observer>> =
+            vec![Box::new(Timeline::new(log)), Box::new(StatusWriter::new(self.dir.clone(), forecast))];
+        if !self.session.printer.is_quiet() {
+            observers.push(Box::new(Progress::new(
+                self.session.terminal.clone(),
+                forecast,
+                self.spec.job.clone(),
+                candidates.clone(),
+            )));
+        }
+        let recorder = Recorder::new(Some(journal), &past, observers);
+        let measurements = past.iter().filter(|record| matches!(record.event, Event::Measured { .. })).count();
+        recorder.record(Event::RunStarted(Box::new(RunStarted {
+            format: JOURNAL_FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cluster: self.cluster.kind().to_owned(),
+            job: self.spec.job.clone(),
+            candidates: candidates.clone(),
+            rejected: self.space.rejected.clone(),
+            plugins: policies.identities(),
+            spec_sha256: self.spec_sha256.clone(),
+        })))?;
+        if !past.is_empty() {
+            recorder.record(Event::Resumed { measurements })?;
+        }
+
+        let stop = Arc::new(AtomicBool::new(false));
+        let scheduler = Scheduler::new(
+            Arc::clone(&self.cluster),
+            candidates,
+            recorder.clone(),
+            Some(self.dir.clone()),
+            Arc::clone(&stop),
+        );
+        let artifacts = Artifacts::new(self.dir.clone());
+        let mut context = Context {
+            spec: self.spec,
+            space: self.space,
+            policies,
+            scheduler: &scheduler,
+            recorder: &recorder,
+            artifacts: Some(&artifacts),
+        };
+        let interrupts = tokio::spawn(watch_interrupts(stop, self.session.printer));
+        let outcome = phases::run(&mut context).await;
+        interrupts.abort();
+        Ok((outcome?, recorder.now_s()))
+    }
+}
+
+/// The first Ctrl-C or SIGTERM lets the current measurement finish and releases the engines, the second one leaves.
+async fn watch_interrupts(stop: Arc<AtomicBool>, printer: crate::output::printer::Printer) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        tracing::warn!("cannot watch for signals; Ctrl-C ends the program at once");
+        return;
+    };
+    for again in [false, true] {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if again {
+            std::process::exit(exit_code::INTERRUPTED.into());
+        }
+        printer.note("stopping after the current measurement; once more leaves at once");
+        stop.store(true, Ordering::Relaxed);
+    }
+}

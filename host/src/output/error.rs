@@ -1,0 +1,133 @@
+//! The one error that a command ends with: what, where, what next, and the exit code.
+
+use std::fmt::{self, Display};
+
+use super::exit_code as code;
+use crate::phases::RunError;
+use crate::plugin::PluginError;
+use crate::run::{DirError, JournalError};
+use crate::spec::SpecError;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The DGDR or a flag.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// Flags that do not go together.
+    #[error("{message}")]
+    Usage {
+        /// What is wrong.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// A plugin.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    /// The output directory.
+    #[error(transparent)]
+    Dir(#[from] DirError),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The run.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// No legal mapping fits.
+    #[error("{model} fits none of the mappings that {gpus} x {gpu} allow:{rejected}")]
+    NoCandidate {
+        /// The model's name.
+        model: String,
+        /// GPU budget.
+        gpus: u32,
+        /// SKU.
+        gpu: String,
+        /// One line per mapping.
+        rejected: String,
+    },
+    /// The program's own surroundings: no runtime, standard output closed.
+    #[error("cannot {action}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+impl AppError {
+    /// See [`super::exit_code`]. Exhaustive, so that a new error does not compile without a code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            AppError::Spec(_) => code::INPUT,
+            AppError::Usage { .. } => code::USAGE,
+            AppError::Plugin(error) => plugin_code(error),
+            AppError::Dir(_) | AppError::Journal(_) => code::OUTPUT,
+            AppError::Run(error) => match error {
+                RunError::Plugin(error) => plugin_code(error),
+                RunError::BadDecision { .. } => code::PLUGIN_FAILED,
+                RunError::NothingMeasured { .. } => code::NOTHING_MEASURED,
+                RunError::Journal(_) | RunError::Dir(_) => code::OUTPUT,
+                RunError::Dgd(_) | RunError::Apply(_) => code::DEPLOYMENT,
+                RunError::Render { .. } => code::UNEXPECTED,
+                RunError::Interrupted => code::INTERRUPTED,
+            },
+            AppError::NoCandidate { .. } => code::NO_CANDIDATE,
+            AppError::Io { .. } => code::UNEXPECTED,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            AppError::Spec(error) => error.hint(),
+            AppError::Usage { hint, .. } => hint.clone(),
+            AppError::Plugin(error) | AppError::Run(RunError::Plugin(error)) => error.hint(),
+            AppError::Dir(error) | AppError::Run(RunError::Dir(error)) => error.hint(),
+            AppError::Journal(error) | AppError::Run(RunError::Journal(error)) => error.hint(),
+            AppError::Run(RunError::BadDecision { .. }) => {
+                Some("without --strict-plugins the bundled plugin of that kind stands in".to_owned())
+            }
+            AppError::Run(RunError::NothingMeasured { .. }) => {
+                Some("profile_sla.log and each candidate's engine.log tell more".to_owned())
+            }
+            AppError::Run(RunError::Interrupted) => Some("the same command with --resume goes on".to_owned()),
+            AppError::NoCandidate { .. } => Some(
+                "give more GPUs (--total-gpus, --num-gpus-per-node), GPUs with more memory, or a smaller or quantised model"
+                    .to_owned(),
+            ),
+            AppError::Run(_) | AppError::Io { .. } => None,
+        }
+    }
+
+    /// For the terminal.
+    pub fn render(&self) -> String {
+        format!("{:?}", miette::Report::new(Shown { message: self.to_string(), hint: self.hint() }))
+    }
+}
+
+fn plugin_code(error: &PluginError) -> u8 {
+    if error.is_load() { code::PLUGIN_LOAD } else { code::PLUGIN_FAILED }
+}
+
+/// What miette draws.
+#[derive(Debug)]
+struct Shown {
+    message: String,
+    hint: Option<String>,
+}
+
+impl Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Shown {}
+
+impl miette::Diagnostic for Shown {
+    fn help<'a>(&'a self) -> Option<Box<dyn Display + 'a>> {
+        self.hint.as_ref().map(|hint| Box::new(hint) as Box<dyn Display>)
+    }
+}

@@ -1,0 +1,260 @@
+//! `result.json`: the whole answer for a program, and the rows of the table for a person.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::search_space::{Rejected, SearchSpace};
+use crate::domain::{
+    Candidate, CandidateId, Choice, EngineFacts, History, Job, Mapping, Measurement, Plan, Role, Selection,
+};
+use crate::engine::CheckReport;
+use crate::phases::{Chosen, Outcome};
+use crate::plugin::api::Identity;
+
+/// Raised when a reader of the old form would misread the new one. Additions do not count.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// What became of a candidate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It won.
+    Selected,
+    /// It meets the SLA, but another one is better.
+    MeetsSla,
+    /// It was measured and does not meet the SLA.
+    MissesSla,
+    /// Its engine, or every measurement of it, failed.
+    Failed,
+    /// The strategy did not ask for it.
+    NotMeasured,
+}
+
+impl Verdict {
+    /// For a person.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Selected => "selected",
+            Verdict::MeetsSla => "meets the SLA",
+            Verdict::MissesSla => "misses the SLA",
+            Verdict::Failed => "failed",
+            Verdict::NotMeasured => "not measured",
+        }
+    }
+}
+
+/// One candidate with all that is known of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CandidateRow {
+    /// Index in the search space.
+    pub id: CandidateId,
+    /// Role, mapping, prior.
+    pub candidate: Candidate,
+    /// `tp4`
+    pub label: String,
+    /// GPUs of one engine.
+    pub gpus: u32,
+    /// What its engine said of itself.
+    pub facts: Option<EngineFacts>,
+    /// The measurement at its operating point.
+    pub best: Option<Measurement>,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// Why, for a person.
+    pub reason: String,
+    /// What limits it; empty for nothing.
+    pub binding: String,
+}
+
+/// `result.json`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ResultFile {
+    /// [`SCHEMA_VERSION`]
+    pub schema_version: u32,
+    /// Version of the program.
+    pub program_version: String,
+    /// Whether the selected engines and the plan meet the SLA.
+    pub feasible: bool,
+    /// Whether a bundled plugin stood in for one that failed.
+    pub degraded: bool,
+    /// The question.
+    pub job: Job,
+    /// Where it was measured, for example `simulated`.
+    pub cluster: String,
+    /// Who decided.
+    pub plugins: Vec<Identity>,
+    /// One engine of each role.
+    pub selected: Selected,
+    /// How many of each, and what they serve.
+    pub plan: Plan,
+    /// What the deployment did in phase 7, if it ran.
+    pub check: Option<CheckReport>,
+    /// All candidates.
+    pub candidates: Vec<CandidateRow>,
+    /// Mappings that are not candidates.
+    pub rejected: Vec<Rejected>,
+    /// The selection policy's remarks.
+    pub notes: Vec<String>,
+    /// What measuring took, on the cluster's clock.
+    pub cost: Cost,
+}
+
+/// The winners.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Selected {
+    /// Prefill.
+    pub prefill: SelectedEngine,
+    /// Decode.
+    pub decode: SelectedEngine,
+}
+
+/// A winner.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SelectedEngine {
+    /// Index in `candidates`.
+    pub id: CandidateId,
+    /// `tp4`
+    pub label: String,
+    /// Sizes.
+    pub mapping: Mapping,
+    /// GPUs of one engine.
+    pub gpus: u32,
+    /// Requests in flight per engine.
+    pub concurrency: u32,
+    /// Whether it meets the SLA.
+    pub meets_sla: bool,
+    /// Why it won, for a person.
+    pub reason: String,
+    /// What limits it; empty for nothing.
+    pub binding: String,
+}
+
+/// What measuring took. Counts what engines did, not how long they were kept, so that it does not depend on when the
+/// run was interrupted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Cost {
+    /// Engines that came up.
+    pub launches: u32,
+    /// Points that were measured.
+    pub points: u32,
+    /// Samples behind them.
+    pub samples: u64,
+    /// GPUs times seconds of launching and measuring.
+    pub gpu_seconds: f64,
+}
+
+impl Cost {
+    /// Of all that is known.
+    pub fn of(history: &History, candidates: &[Candidate]) -> Self {
+        let gpus = |id: CandidateId| candidates.get(id as usize).map_or(0.0, |c| f64::from(c.gpus()));
+        let launching: f64 = history.facts.iter().map(|f| gpus(f.candidate) * f.launch_s).sum();
+        let measuring: f64 = history.measurements.iter().map(|m| gpus(m.candidate) * m.duration_s).sum();
+        Self {
+            launches: u32::try_from(history.facts.len()).unwrap_or(u32::MAX),
+            points: u32::try_from(history.measurements.len()).unwrap_or(u32::MAX),
+            samples: history.measurements.iter().map(|m| u64::from(m.samples)).sum(),
+            gpu_seconds: ((launching + measuring) * 1e3).round() / 1e3,
+        }
+    }
+}
+
+/// Each candidate's row, in the order of the search space.
+pub fn rows(job: &Job, candidates: &[Candidate], history: &History, selection: &Selection) -> Vec<CandidateRow> {
+    candidates
+        .iter()
+        .zip(0..)
+        .map(|(candidate, id)| {
+            let ranking = selection.ranking(candidate.role);
+            let choice = ranking.iter().find(|choice| choice.candidate == id);
+            let is_first = ranking.first().is_some_and(|first| first.candidate == id);
+            let best = operating_point(job, history, id, choice);
+            let failure = history.failures.iter().find(|f| f.candidate == id);
+            let (verdict, reason, binding) = match (choice, failure) {
+                (Some(choice), _) => {
+                    let verdict = match (is_first, choice.meets_sla) {
+                        (true, _) => Verdict::Selected,
+                        (false, true) => Verdict::MeetsSla,
+                        (false, false) => Verdict::MissesSla,
+                    };
+                    (verdict, choice.reason.clone(), choice.binding.clone())
+                }
+                (None, Some(failure)) => {
+                    (Verdict::Failed, format!("{}: {}", failure.class, failure.reason), String::new())
+                }
+                (None, None) if best.is_some() => {
+                    (Verdict::MissesSla, "not ranked by the selection policy".to_owned(), String::new())
+                }
+                (None, None) => {
+                    (Verdict::NotMeasured, "the sweep strategy did not ask for it".to_owned(), String::new())
+                }
+            };
+            CandidateRow {
+                id,
+                label: candidate.mapping.label(),
+                gpus: candidate.gpus(),
+                candidate: candidate.clone(),
+                facts: history.facts_of(id).cloned(),
+                best,
+                verdict,
+                reason,
+                binding,
+            }
+        })
+        .collect()
+}
+
+/// The measurement that a choice rests on: at the job's lengths, at the chosen concurrency or next to it.
+pub fn operating_point(job: &Job, history: &History, id: CandidateId, choice: Option<&Choice>) -> Option<Measurement> {
+    let at_job_lengths = || history.measurements_of(id).filter(|m| m.isl == job.workload.isl);
+    match choice {
+        Some(choice) => at_job_lengths().min_by_key(|m| m.concurrency.abs_diff(choice.concurrency)).cloned(),
+        None => at_job_lengths().next().cloned(),
+    }
+}
+
+fn selected(space: &SearchSpace, choice: &Choice) -> Option<SelectedEngine> {
+    let candidate = space.candidates.get(choice.candidate as usize)?;
+    Some(SelectedEngine {
+        id: choice.candidate,
+        label: candidate.mapping.label(),
+        mapping: candidate.mapping,
+        gpus: candidate.gpus(),
+        concurrency: choice.concurrency,
+        meets_sla: choice.meets_sla,
+        reason: choice.reason.clone(),
+        binding: choice.binding.clone(),
+    })
+}
+
+/// Puts the answer together; `None` if the outcome names a candidate that does not exist.
+pub fn result_file(
+    job: &Job,
+    cluster: &str,
+    plugins: Vec<Identity>,
+    space: &SearchSpace,
+    history: &History,
+    outcome: &Outcome,
+) -> Option<ResultFile> {
+    let Chosen { prefill, decode, selection } = &outcome.chosen;
+    Some(ResultFile {
+        schema_version: SCHEMA_VERSION,
+        program_version: env!("CARGO_PKG_VERSION").to_owned(),
+        feasible: outcome.feasible(),
+        degraded: outcome.degraded,
+        job: job.clone(),
+        cluster: cluster.to_owned(),
+        plugins,
+        selected: Selected { prefill: selected(space, prefill)?, decode: selected(space, decode)? },
+        plan: outcome.plan.clone(),
+        check: outcome.check.clone(),
+        candidates: rows(job, &space.candidates, history, selection),
+        rejected: space.rejected.clone(),
+        notes: selection.notes.clone(),
+        cost: Cost::of(history, &space.candidates),
+    })
+}
+
+/// The rows of one role.
+pub fn of_role(rows: &[CandidateRow], role: Role) -> impl Iterator<Item = &CandidateRow> {
+    rows.iter().filter(move |row| row.candidate.role == role)
+}

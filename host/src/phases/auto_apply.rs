@@ -1,0 +1,47 @@
+//! Phase 7: deploy, wait until it is ready, and measure it against what the plan promised.
+
+use super::{Context, RunError};
+use crate::dgd::Generated;
+use crate::domain::Plan;
+use crate::engine::{ApplyRequest, CheckLoad, CheckReport};
+use crate::run::Event;
+
+/// Requests of the check run: enough for a 99 % quantile to be confirmed (users-and-anchors §3.2: n ≥ ln 0.05 / ln q,
+/// which is 299 for q = 0.99), few enough to be over in minutes.
+const CHECK_REQUESTS: u32 = 600;
+
+/// Applies the deployment and checks it at the planned rate.
+///
+/// # Errors
+/// If the deployment does not become ready or the check run itself fails. A promise that is not kept is no error
+/// here; the report says so.
+pub async fn run(context: &Context<'_>, generated: &Generated, plan: &Plan) -> Result<(CheckReport, String), RunError> {
+    let request = ApplyRequest { dgd: generated.dgd.clone(), config_maps: generated.config_maps.clone() };
+    let mut deployment = context.scheduler.cluster().apply(&request).await?;
+    let job = &context.spec.job;
+    let load = CheckLoad {
+        requests_per_second: planned_rate(context, plan),
+        requests: CHECK_REQUESTS,
+        isl: job.workload.isl,
+        osl: job.workload.osl,
+    };
+    let report = deployment.check(&load).await?;
+    context.recorder.record(Event::Checked { report: report.clone() })?;
+    let verdict = if report.meets_sla { "within the SLA" } else { "NOT within the SLA" };
+    let summary = format!(
+        "{:.2} requests/s: TTFT {:.0} ms, ITL {:.1} ms ({}), {verdict}",
+        report.requests_per_second,
+        report.ttft_ms.target,
+        report.itl_ms.target,
+        job.sla.statistic(),
+    );
+    Ok((report, summary))
+}
+
+/// The rate that the plan is for: the user's, as far as the plan serves it, or the plan's capacity.
+fn planned_rate(context: &Context<'_>, plan: &Plan) -> f64 {
+    match context.spec.job.demand {
+        crate::domain::Demand::RequestsPerSecond(rate) => rate.min(plan.capacity_requests_per_second),
+        crate::domain::Demand::Concurrency(_) | crate::domain::Demand::Budget => plan.capacity_requests_per_second,
+    }
+}

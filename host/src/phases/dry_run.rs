@@ -1,0 +1,146 @@
+//! What a run would launch and measure, and how long it would take: phases 1 to 5 with the same policies and the same
+//! scheduler, on engines that answer what the roofline predicts. Nothing is created or written. The same prediction
+//! is the forecast that a real run's progress is measured by.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::policies::Policies;
+use super::{Context, RunError};
+use crate::domain::search_space::SearchSpace;
+use crate::domain::{CandidateId, History};
+use crate::engine::Cluster;
+use crate::engine::predicted::PredictedCluster;
+use crate::run::forecast::Forecast;
+use crate::run::{Event, Observer, Phase, Record, Recorder};
+use crate::scheduler::{Scheduler, Usage};
+use crate::spec::RunSpec;
+
+/// What would happen.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct Prediction {
+    /// Engines, in the order of launching.
+    pub launches: Vec<PredictedLaunch>,
+    /// Time per phase on the cluster's clock.
+    pub phases: Vec<PredictedPhase>,
+    /// The whole run on the cluster's clock, in seconds.
+    pub total_s: f64,
+    /// GPUs times hours that engines would be held.
+    pub gpu_hours: f64,
+}
+
+/// One engine.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct PredictedLaunch {
+    /// Whose.
+    pub candidate: CandidateId,
+    /// `prefill tp4`
+    pub name: String,
+    /// GPUs of one engine.
+    pub gpus: u32,
+    /// When, from the start of the run, in seconds.
+    pub at_s: f64,
+    /// From the order to the first answer, in seconds.
+    pub launch_s: f64,
+    /// How many points would be measured on it.
+    pub points: u32,
+}
+
+/// One phase.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct PredictedPhase {
+    /// Which.
+    pub phase: Phase,
+    /// How long, in seconds.
+    pub seconds: f64,
+    /// How many points.
+    pub points: u32,
+}
+
+impl Prediction {
+    /// For a run's progress display.
+    pub fn forecast(&self) -> Forecast {
+        let mut forecast = Forecast::default();
+        self.phases.iter().for_each(|phase| forecast.add(phase.phase, phase.seconds));
+        forecast
+    }
+}
+
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<Record>>>);
+
+impl Observer for Seen {
+    fn on(&mut self, record: &Record, _history: &History) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(record.clone());
+    }
+}
+
+/// Predicts a run. To be called on a paused clock.
+///
+/// # Errors
+/// As the run itself would fail, as far as that can be told without measuring.
+pub async fn predict(
+    spec: &RunSpec,
+    space: &SearchSpace,
+    policies: &mut Policies,
+    cluster: Arc<dyn Cluster>,
+) -> Result<Prediction, RunError> {
+    let seen = Seen::default();
+    let recorder = Recorder::new(None, &[], vec![Box::new(seen.clone())]);
+    let predicted: Arc<dyn Cluster> = Arc::new(PredictedCluster::new(&spec.job, cluster));
+    let stop = Arc::new(AtomicBool::new(false));
+    let scheduler = Scheduler::new(predicted, space.candidates.clone(), recorder.clone(), None, stop);
+    let mut context =
+        Context { spec, space, policies, scheduler: &scheduler, recorder: &recorder, artifacts: None };
+    super::measure(&mut context).await?;
+    scheduler.retain(&[]).await?;
+    let records = seen.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Ok(summarise(space, &records, recorder.now_s(), scheduler.usage()))
+}
+
+fn summarise(space: &SearchSpace, records: &[Record], total_s: f64, usage: Usage) -> Prediction {
+    let mut launches: Vec<PredictedLaunch> = Vec::new();
+    let mut phases: Vec<PredictedPhase> = Vec::new();
+    for record in records {
+        match &record.event {
+            Event::Launching { candidate } => {
+                let known = space.candidates.get(*candidate as usize);
+                launches.push(PredictedLaunch {
+                    candidate: *candidate,
+                    name: known.map(crate::domain::Candidate::name).unwrap_or_default(),
+                    gpus: known.map_or(0, crate::domain::Candidate::gpus),
+                    at_s: record.at_s,
+                    launch_s: 0.0,
+                    points: 0,
+                });
+            }
+            Event::Launched { facts } => {
+                if let Some(launch) = launches.iter_mut().rfind(|l| l.candidate == facts.candidate) {
+                    launch.launch_s = facts.launch_s;
+                }
+            }
+            Event::Measured { measurement, .. } => {
+                if let Some(launch) = launches.iter_mut().rfind(|l| l.candidate == measurement.candidate) {
+                    launch.points += 1;
+                }
+                if let Some(phase) = phases.last_mut() {
+                    phase.points += 1;
+                }
+            }
+            Event::PhaseStarted { phase } => {
+                // Holds the start until the phase is over.
+                phases.push(PredictedPhase { phase: *phase, seconds: record.at_s, points: 0 });
+            }
+            Event::PhaseFinished { .. } => {
+                if let Some(phase) = phases.last_mut() {
+                    phase.seconds = record.at_s - phase.seconds;
+                }
+            }
+            _ => {}
+        }
+    }
+    Prediction { launches, phases, total_s, gpu_hours: usage.gpu_seconds / 3600.0 }
+}

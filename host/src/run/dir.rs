@@ -1,0 +1,246 @@
+//! The run directory. Every file of a run is written through one [`cap_std::fs::Dir`], so that no name, however odd,
+//! leads outside, and each atomically, so that a reader never sees half a file.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cap_std::ambient_authority;
+use cap_std::fs::{Dir, OpenOptions};
+
+/// The run directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DirError {
+    /// It cannot be created or opened.
+    #[error("cannot use {path} as the output directory: {source}")]
+    Unusable {
+        /// As the user gave it.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It holds something, and nobody said what to do with it.
+    #[error("the output directory {path} is not empty")]
+    NotEmpty {
+        /// As the user gave it.
+        path: PathBuf,
+    },
+    /// `--resume` on a directory without a journal.
+    #[error("nothing to resume in {path}: it holds no {}", super::JOURNAL)]
+    NothingToResume {
+        /// As the user gave it.
+        path: PathBuf,
+    },
+    /// A file cannot be written, or read back.
+    #[error("cannot {action} {path}: {source}")]
+    File {
+        /// `write` or `read`.
+        action: &'static str,
+        /// With the run directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl DirError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            DirError::NotEmpty { .. } => {
+                Some("--resume goes on with the run in it, --force replaces it, --out names another".to_owned())
+            }
+            DirError::NothingToResume { .. } => Some("leave --resume out to start a new run".to_owned()),
+            DirError::Unusable { .. } => Some("--out names another directory".to_owned()),
+            DirError::File { .. } => {
+                Some("what was measured so far is in the journal; --resume goes on once there is room".to_owned())
+            }
+        }
+    }
+}
+
+/// What to do with a directory that is not empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// Refuse.
+    Refuse,
+    /// Remove what an earlier run wrote; files that are not ours stay.
+    Replace,
+    /// Go on with the run that is in it.
+    Resume,
+}
+
+/// An open run directory.
+#[derive(Debug, Clone)]
+pub struct RunDir {
+    dir: Arc<Dir>,
+    path: PathBuf,
+}
+
+/// What a run writes at the top of its directory; `--force` removes these and nothing else.
+const OURS: &[&str] = &[
+    super::JOURNAL,
+    "profile_sla.log",
+    "profiler_status.yaml",
+    "measurements.csv",
+    "result.json",
+    "prefill_performance.png",
+    "decode_performance.png",
+    "cost_sla.png",
+    "config_with_planner.yaml",
+    "mocker_config_with_planner.yaml",
+    "final_config.yaml",
+    "selected_prefill_interpolation",
+    "selected_decode_interpolation",
+];
+
+fn is_ours(name: &str) -> bool {
+    let candidate = |role: &str| {
+        name.strip_prefix(role)
+            .and_then(|rest| rest.split_once("gpus_"))
+            .is_some_and(|(gpus, _)| gpus.parse::<u32>().is_ok())
+    };
+    OURS.contains(&name) || candidate("prefill_") || candidate("decode_")
+}
+
+impl RunDir {
+    /// Creates or opens the directory.
+    ///
+    /// # Errors
+    /// If it cannot be written to, or is not empty and `existing` does not say what then.
+    pub fn open(path: &Path, existing: Existing) -> Result<Self, DirError> {
+        let unusable = |source| DirError::Unusable { path: path.to_owned(), source };
+        std::fs::create_dir_all(path).map_err(unusable)?;
+        let dir = Dir::open_ambient_dir(path, ambient_authority()).map_err(unusable)?;
+        let names: Vec<String> = dir
+            .entries()
+            .map_err(unusable)?
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect();
+        match existing {
+            Existing::Refuse if !names.is_empty() => return Err(DirError::NotEmpty { path: path.to_owned() }),
+            Existing::Resume if !names.iter().any(|name| name == super::JOURNAL) => {
+                return Err(DirError::NothingToResume { path: path.to_owned() });
+            }
+            Existing::Replace => {
+                for name in names.iter().filter(|name| is_ours(name)) {
+                    let removed = if dir.metadata(name).map_err(unusable)?.is_dir() {
+                        dir.remove_dir_all(name)
+                    } else {
+                        dir.remove_file(name)
+                    };
+                    removed.map_err(unusable)?;
+                }
+            }
+            Existing::Refuse | Existing::Resume => {}
+        }
+        // Found out now, not after an hour of measuring.
+        let probe = ".writable";
+        dir.write(probe, b"").and_then(|()| dir.remove_file(probe)).map_err(unusable)?;
+        Ok(Self { dir: Arc::new(dir), path: path.to_owned() })
+    }
+
+    /// As the user gave it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes a file as a whole or not at all; makes its folders.
+    ///
+    /// # Errors
+    /// If the disk does not take it. Then the old content, if any, is still there.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), DirError> {
+        let attempt = || -> io::Result<()> {
+            let path = Path::new(name);
+            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                self.dir.create_dir_all(parent)?;
+            }
+            let temporary = format!("{name}.part");
+            let result = (|| {
+                let mut file = self.dir.create(&temporary)?;
+                file.write_all(bytes)?;
+                file.sync_data()?;
+                self.dir.rename(&temporary, &self.dir, name)
+            })();
+            if result.is_err() {
+                // Best effort: the error that matters is the first one.
+                let _ = self.dir.remove_file(&temporary);
+            }
+            result
+        };
+        attempt().map_err(|source| self.file_error("write", name, source))
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// If it is not there or not readable.
+    pub fn read(&self, name: &str) -> Result<Vec<u8>, DirError> {
+        self.dir.read(name).map_err(|source| self.file_error("read", name, source))
+    }
+
+    /// Opens a file to append to it, creating it where needed.
+    ///
+    /// # Errors
+    /// If the disk does not take it.
+    pub fn append(&self, name: &str) -> Result<std::fs::File, DirError> {
+        let mut options = OpenOptions::new();
+        options.create(true).append(true).read(true);
+        self.dir
+            .open_with(name, &options)
+            .map(cap_std::fs::File::into_std)
+            .map_err(|source| self.file_error("write", name, source))
+    }
+
+    pub(super) fn file_error(&self, action: &'static str, name: &str, source: io::Error) -> DirError {
+        DirError::File { action, path: self.path.join(name), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_holds_something_is_refused_unless_told_otherwise() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("notes.txt"), "mine").unwrap();
+        assert!(matches!(RunDir::open(dir.path(), Existing::Refuse), Err(DirError::NotEmpty { .. })));
+        assert!(matches!(RunDir::open(dir.path(), Existing::Resume), Err(DirError::NothingToResume { .. })));
+        RunDir::open(dir.path(), Existing::Replace).unwrap();
+    }
+
+    #[test]
+    fn force_removes_what_a_run_wrote_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunDir::open(dir.path(), Existing::Refuse).unwrap();
+        for name in ["result.json", "prefill_4gpus_tp4/engine.log", "decode_16gpus_dep16/engine.log"] {
+            run.write(name, b"old").unwrap();
+        }
+        for mine in ["notes.txt", "prefill_notes", "decode_xgpus_tp4"] {
+            std::fs::write(dir.path().join(mine), "mine").unwrap();
+        }
+        RunDir::open(dir.path(), Existing::Replace).unwrap();
+        let mut left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["decode_xgpus_tp4", "notes.txt", "prefill_notes"]);
+    }
+
+    #[test]
+    fn no_name_leads_outside() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunDir::open(&dir.path().join("run"), Existing::Refuse).unwrap();
+        assert!(run.write("../escaped", b"x").is_err());
+        assert!(run.write("/tmp/escaped", b"x").is_err());
+        assert!(!dir.path().join("escaped").exists());
+    }
+
+    #[test]
+    fn a_file_where_a_directory_should_be_is_a_clear_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = RunDir::open(&file, Existing::Refuse).unwrap_err();
+        assert!(error.to_string().contains("cannot use"), "{error}");
+    }
+}
