@@ -1,6 +1,7 @@
 //! Policies as sandboxed WebAssembly components.
 
 pub mod api;
+pub mod bundled;
 
 /// What can go wrong with a plugin. Always names the plugin; see `error.rs`.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,70 @@
+//! `cargo xtask`: the tasks of this workspace. `cargo xtask --help` lists them.
+
+mod licences;
+mod tasks;
+mod workspace;
+
+use std::env;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use tasks::Stop;
+use workspace::Workspace;
+
+const HELP: &str = "\
+Tasks of the sla-profiler workspace
+
+Usage: cargo xtask <TASK>
+
+Tasks:
+  quickstart [FLAGS]  Build everything and run the quickstart example; FLAGS go to `sla-profiler profile`
+  plugins             Get the Wasm toolchain and build the bundled plugins to <target>/plugins
+  test                Plugins, format, lints, licences, then all tests
+  generate            Rewrite the generated files that the tests compare with
+  bench               Build and run the benchmark report
+  toolchain           Get the Wasm toolchain only
+  licences            Check every dependency's licence and source against deny.toml, offline
+
+Environment:
+  SLA_PROFILER_WASM_TOOLCHAIN  installed, rustup or debian: use this Wasm toolchain or fail
+  SLA_PROFILER_PYTHON          a Python with the packages of tests/requirements.txt, instead of one made here
+  CI                           when set, Cargo.lock must be current and nothing is compiled incrementally
+
+Exit status: 0; 1 when a step failed; 2 for a wrong command line; quickstart passes on that of sla-profiler.
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let (task, rest) = match arguments.split_first() {
+        Some((task, rest)) => (task.as_str(), rest),
+        None => ("", &[][..]),
+    };
+    match start(task, rest) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Stop::Usage(message)) => {
+            say(&format!("{message}\n\n{HELP}"));
+            ExitCode::from(2)
+        }
+        Err(Stop::Failed { step, reason }) => {
+            say(&format!("xtask: step `{step}` failed: {reason}"));
+            ExitCode::FAILURE
+        }
+        Err(Stop::Exit(code)) => ExitCode::from(code),
+    }
+}
+
+fn start(task: &str, rest: &[String]) -> Result<(), Stop> {
+    if matches!(task, "help" | "--help" | "-h") {
+        // Nobody is left to tell when stdout is closed.
+        let _ = io::stdout().lock().write_all(HELP.as_bytes());
+        return Ok(());
+    }
+    let task = tasks::find(task, rest)?;
+    let workspace = Workspace::find().map_err(|reason| Stop::Failed { step: "workspace", reason })?;
+    task(&workspace, rest)
+}
+
+/// One message to stderr. Nothing can be done when that is closed.
+fn say(message: &str) {
+    let _ = writeln!(io::stderr().lock(), "{message}");
+}

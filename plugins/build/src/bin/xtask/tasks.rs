@@ -1,0 +1,236 @@
+//! What each task does, step by step. A task stops at the first step that fails, and says which.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use sla_profiler_plugin_build::component::{self, Component, Request};
+use sla_profiler_plugin_build::python::{self, PYTHON_VARIABLE};
+use sla_profiler_plugin_build::toolchain::{self, Toolchain};
+use sla_profiler_plugin_build::{Error, process};
+
+use crate::workspace::{Workspace, in_ci};
+use crate::{licences, say};
+
+/// The packages of the plugins that the program carries.
+const BUNDLED: &[&str] = &[
+    "sla-profiler-plugin-sweep-grid",
+    "sla-profiler-plugin-sweep-coarse-fine",
+    "sla-profiler-plugin-select-throughput",
+    "sla-profiler-plugin-select-cost",
+    "sla-profiler-plugin-planner-sla",
+];
+
+/// Why a task did not succeed.
+pub enum Stop {
+    /// The command line is wrong.
+    Usage(String),
+    /// A step failed.
+    Failed {
+        /// Its name, as printed when it began.
+        step: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// The program that the task is about ended with this code and has said why.
+    Exit(u8),
+}
+
+/// A task: what it works on, and the arguments after its name.
+pub type Task = fn(&Workspace, &[String]) -> Result<(), Stop>;
+
+/// The task of this name, which must take the arguments `rest`.
+pub fn find(name: &str, rest: &[String]) -> Result<Task, Stop> {
+    let task: Task = match name {
+        "quickstart" => return Ok(quickstart),
+        "plugins" => |workspace, _| plugins(workspace, &Steps::start()),
+        "test" => |workspace, _| test(workspace),
+        "generate" => |workspace, _| generate(workspace),
+        "bench" => |workspace, _| bench(workspace),
+        "toolchain" => |workspace, _| get_toolchain(workspace, &Steps::start()).map(drop),
+        "licences" => |workspace, _| check_licences(workspace, &Steps::start()),
+        "" => return Err(Stop::Usage("a task is missing".to_owned())),
+        other => return Err(Stop::Usage(format!("there is no task `{other}`"))),
+    };
+    match rest.first() {
+        None => Ok(task),
+        Some(extra) => Err(Stop::Usage(format!("`{name}` takes no argument, and `{extra}` was given"))),
+    }
+}
+
+/// Prints the steps of one task with the time since its start.
+struct Steps(Instant);
+
+impl Steps {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// One line to stderr, then the work.
+    fn run<T, E: ToString>(
+        &self,
+        step: &'static str,
+        about: &str,
+        work: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, Stop> {
+        self.say(&format!("{step}: {about}"));
+        work().map_err(|error| Stop::Failed { step, reason: error.to_string() })
+    }
+
+    /// A step that is one command.
+    fn command(&self, step: &'static str, command: &mut Command) -> Result<(), Stop> {
+        self.run(step, &process::line(command), || process::run(command))
+    }
+
+    fn say(&self, message: &str) {
+        say(&format!("[{:6.1} s] {message}", self.0.elapsed().as_secs_f64()));
+    }
+}
+
+fn get_toolchain(workspace: &Workspace, steps: &Steps) -> Result<Toolchain, Stop> {
+    let toolchain = steps.run("toolchain", "looking for a compiler of WebAssembly", || {
+        toolchain::ensure(&workspace.root, &workspace.target.join("wasm-toolchain"), &|line| steps.say(line))
+    })?;
+    steps.say(&format!("toolchain: {}", toolchain.description));
+    Ok(toolchain)
+}
+
+fn plugins(workspace: &Workspace, steps: &Steps) -> Result<(), Stop> {
+    let toolchain = get_toolchain(workspace, steps)?;
+    let out_dir = workspace.target.join("plugins");
+    let request = Request {
+        workspace: &workspace.root,
+        packages: BUNDLED,
+        profile: "plugin",
+        build_dir: &workspace.target.join("plugin-build"),
+        out_dir: &out_dir,
+        locked: in_ci(),
+    };
+    let built = steps.run("plugins", &format!("building {}", BUNDLED.len()), || {
+        let built = component::build(&toolchain, &request)?;
+        component::remove_others(&out_dir, &built)?;
+        Ok::<_, Error>(built)
+    })?;
+    for Component { name, path, bytes, sha256, changed } in built {
+        let state = if changed { "" } else { " (unchanged)" };
+        steps.say(&format!("plugins: {name}, {bytes} B, sha256 {sha256}, {}{state}", workspace.shown(&path)));
+    }
+    Ok(())
+}
+
+fn quickstart(workspace: &Workspace, flags: &[String]) -> Result<(), Stop> {
+    let steps = Steps::start();
+    plugins(workspace, &steps)?;
+    steps.command("build", &mut host(workspace, "build"))?;
+
+    let out = workspace.shown(&workspace.target.join("quickstart"));
+    let mut command = host(workspace, "run");
+    command.args(["--quiet", "--", "profile", "-f", "examples/quickstart/dgdr.yaml", "--out", &out, "--force"]);
+    command.args(flags);
+    steps.say(&format!("run: {}", process::line(&command)));
+    let status = command
+        .status()
+        .map_err(|error| Stop::Failed { step: "run", reason: format!("could not start cargo: {error}") })?;
+    steps.say(&format!("run: ended with {status}"));
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(code) => Err(Stop::Exit(u8::try_from(code).unwrap_or(1))),
+        None => Err(Stop::Failed { step: "run", reason: format!("sla-profiler was ended by a {status}") }),
+    }
+}
+
+fn test(workspace: &Workspace) -> Result<(), Stop> {
+    let steps = Steps::start();
+    steps.command("format", workspace.cargo().args(["fmt", "--all", "--check"]))?;
+    plugins(workspace, &steps)?;
+    let mut lints = locked(workspace.cargo(), "clippy");
+    steps.command("lints", lints.args(["--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    check_licences(workspace, &steps)?;
+    let python = python(workspace, &steps)?;
+    // The last step: its summary closes the output.
+    let mut tests = locked(workspace.cargo(), "test");
+    steps.command("tests", tests.arg("--workspace").env(PYTHON_VARIABLE, python))
+}
+
+fn generate(workspace: &Workspace) -> Result<(), Stop> {
+    let steps = Steps::start();
+    plugins(workspace, &steps)?;
+    let mut command = workspace.cargo();
+    command.args(["test", "--package", "sla-profiler-tests", "--test", "generated"]).env("SLA_PROFILER_UPDATE", "1");
+    steps.command("generate", &mut command)
+}
+
+fn bench(workspace: &Workspace) -> Result<(), Stop> {
+    let steps = Steps::start();
+    plugins(workspace, &steps)?;
+    let mut command = workspace.cargo();
+    steps.command("bench", command.args(["run", "--package", "sla-profiler-tests", "--bin", "bench"]))
+}
+
+fn check_licences(workspace: &Workspace, steps: &Steps) -> Result<(), Stop> {
+    let step = "licences";
+    let count = steps.run(step, "comparing every dependency with deny.toml", || licences::check(workspace))?;
+    steps.say(&format!("{step}: {count} packages are in order"));
+    Ok(())
+}
+
+fn python(workspace: &Workspace, steps: &Steps) -> Result<PathBuf, Stop> {
+    steps.run("python", "an environment with tests/requirements.txt", || match python::chosen() {
+        Some(python) => Ok(python),
+        None => {
+            let requirements = workspace.root.join("tests/requirements.txt");
+            python::python_env(&requirements, &workspace.target.join("python"), &|line| steps.say(line))
+        }
+    })
+}
+
+/// `cargo <verb>` of the program itself.
+fn host(workspace: &Workspace, verb: &str) -> Command {
+    let mut command = locked(workspace.cargo(), verb);
+    command.args(["--package", "sla-profiler", "--bin", "sla-profiler"]);
+    command
+}
+
+/// Where nobody can commit it, a Cargo.lock that would have to change is an error.
+fn locked(mut cargo: Command, verb: &str) -> Command {
+    cargo.arg(verb);
+    if in_ci() {
+        cargo.arg("--locked");
+    }
+    cargo
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usage(name: &str, rest: &[&str]) -> Option<String> {
+        let rest: Vec<String> = rest.iter().map(|argument| (*argument).to_owned()).collect();
+        match find(name, &rest) {
+            Err(Stop::Usage(message)) => Some(message),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_told_apart_and_named() {
+        assert!(usage("", &[]).unwrap().contains("missing"));
+        assert!(usage("tests", &[]).unwrap().contains("`tests`"));
+        assert!(usage("plugins", &["--fast"]).unwrap().contains("`--fast`"));
+        assert_eq!(usage("plugins", &[]), None);
+    }
+
+    #[test]
+    fn only_quickstart_passes_flags_on() {
+        assert_eq!(usage("quickstart", &["--dry-run"]), None);
+        assert!(usage("test", &["--dry-run"]).is_some());
+    }
+
+    #[test]
+    fn every_task_of_the_help_exists() {
+        let tasks = crate::HELP.split("Tasks:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
+        let names: Vec<&str> = tasks.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        assert_eq!(names.len(), 7);
+        assert!(names.iter().all(|name| usage(name, &[]).is_none()), "{names:?}");
+    }
+}

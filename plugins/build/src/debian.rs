@@ -1,0 +1,73 @@
+//! System packages on Debian and its relatives.
+
+use std::process::Command;
+
+use crate::process::{on_path, output, run};
+use crate::{Error, Report};
+
+/// Whether `apt-get` and `dpkg-query` are here.
+pub(crate) fn is_debian() -> bool {
+    on_path("apt-get") && on_path("dpkg-query")
+}
+
+/// Makes sure that all `packages` are installed.
+///
+/// Never removes a package: `rustc-web` conflicts with Debian's `rustc` and `rustup`, and which of them stays is the
+/// user's choice.
+///
+/// # Errors
+/// What to do by hand, in words, when the packages are missing and cannot be installed.
+pub(crate) fn install(packages: &[&str], report: Report<'_>) -> Result<(), String> {
+    if !is_debian() {
+        return Err(format!("{} are Debian packages, and this is not Debian", packages.join(" and ")));
+    }
+    if packages.iter().all(|package| is_installed(package)) {
+        return Ok(());
+    }
+    if !is_root() {
+        return Err(format!("installing Debian packages needs root: run `{}`", install_command(packages)));
+    }
+    report(&format!("installing Debian packages: {}", packages.join(", ")));
+    // The lists may be empty (container images) or old. A failure shows again, with a better message, in the install.
+    let _ = apt(&["update"]);
+    let mut arguments = vec!["install", "--yes", "--no-install-recommends", "--no-remove"];
+    arguments.extend(packages);
+    apt(&arguments).map_err(|error| format!("{error}; to see it by hand: `{}`", install_command(packages)))
+}
+
+/// What a person would type to get `packages`.
+pub(crate) fn install_command(packages: &[&str]) -> String {
+    format!("apt-get update && apt-get install --no-install-recommends {}", packages.join(" "))
+}
+
+/// The path that ends with `suffix` in an installed package.
+pub(crate) fn file_of(package: &str, suffix: &str) -> Option<String> {
+    let files = output(Command::new("dpkg-query").args(["--listfiles", package])).ok()?;
+    files.lines().find(|path| path.ends_with(suffix)).map(str::to_owned)
+}
+
+fn is_installed(package: &str) -> bool {
+    output(Command::new("dpkg-query").args(["--show", "--showformat=${db:Status-Status}", package]))
+        .is_ok_and(|status| status == "installed")
+}
+
+fn is_root() -> bool {
+    output(Command::new("id").arg("-u")).is_ok_and(|uid| uid == "0")
+}
+
+fn apt(arguments: &[&str]) -> Result<(), Error> {
+    let mut command = Command::new("apt-get");
+    command.args(["--quiet=2", "-o", "Acquire::http::Timeout=30", "-o", "DPkg::Lock::Timeout=120"]).args(arguments);
+    command.env("DEBIAN_FRONTEND", "noninteractive").stdin(std::process::Stdio::null());
+    run(&mut command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_for_a_person_names_every_package() {
+        assert_eq!(install_command(&["a", "b"]), "apt-get update && apt-get install --no-install-recommends a b");
+    }
+}
