@@ -2,6 +2,9 @@
 
 use crate::domain::Role;
 
+/// Largest size of any kind: more GPUs than an engine spreads over, and few enough to multiply without care.
+pub const MAX_SIZE: u32 = 0xffff;
+
 /// A command line cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{flag}: {reason}")]
@@ -63,9 +66,8 @@ impl<'a> Flags<'a> {
     pub fn optional_size(&self, names: &[&str]) -> Result<Option<u32>, FlagError> {
         let Some(text) = self.value(names)? else { return Ok(None) };
         match text.parse::<u32>() {
-            // 65 536 GPUs are more than any engine spreads over, and small enough to multiply without care.
-            Ok(n @ 1..=0xffff) => Ok(Some(n)),
-            _ => Err(FlagError::new(names.join("/"), format!("'{text}' is not a number from 1 to 65535"))),
+            Ok(n @ 1..=MAX_SIZE) => Ok(Some(n)),
+            _ => Err(FlagError::new(names.join("/"), format!("'{text}' is not a number from 1 to {MAX_SIZE}"))),
         }
     }
 

@@ -135,6 +135,10 @@ pub fn check(backend: Backend, mapping: Mapping) -> Result<(), UnsupportedMappin
     if attention != experts {
         return fail(format!("attention takes {attention} GPUs per pipeline stage, the experts {experts}"));
     }
+    // Below this, sizes can be multiplied without care.
+    if attention.saturating_mul(u64::from(pp)) > u64::from(flags::MAX_SIZE) {
+        return fail(format!("more than {} GPUs are certainly a mistake", flags::MAX_SIZE));
+    }
     match backend {
         Backend::Vllm if moe_tp > 1 && moe_ep > 1 => {
             fail("it splits experts over all GPUs or shards every one, not both".to_owned())

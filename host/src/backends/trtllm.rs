@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     ArgList, Mode, Worker,
-    flags::{FlagError, Flags},
+    flags::{FlagError, Flags, MAX_SIZE},
 };
 use crate::domain::{Mapping, Role};
 
@@ -76,8 +76,11 @@ pub(super) fn read(flags: &Flags<'_>) -> Result<Mapping, FlagError> {
     };
     let size = |key: &str, flag: Option<&str>| match engine.get(key).filter(|v| !v.is_null()) {
         Some(value) => match value.as_u64().and_then(|n| u32::try_from(n).ok()) {
-            Some(n @ 1..=0xffff) => Ok(Some(n)),
-            _ => Err(FlagError::new(format!("{OVERRIDE} {key}"), format!("{value} is not a number from 1 to 65535"))),
+            Some(n @ 1..=MAX_SIZE) => Ok(Some(n)),
+            _ => Err(FlagError::new(
+                format!("{OVERRIDE} {key}"),
+                format!("{value} is not a number from 1 to {MAX_SIZE}"),
+            )),
         },
         None => flag.map_or(Ok(None), |flag| flags.optional_size(&[flag])),
     };
