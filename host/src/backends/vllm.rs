@@ -1,0 +1,63 @@
+//! vLLM. It has no size for expert parallelism: `--enable-expert-parallel` spreads experts over all `tp · dp` GPUs of a
+//! pipeline stage, without it every expert is sharded over them.
+
+use super::{
+    ArgList, Mode, Worker,
+    flags::{FlagError, Flags},
+};
+use crate::domain::{Mapping, Role};
+
+const TP: &[&str] = &["--tensor-parallel-size", "-tp", "--tp"];
+const PP: &[&str] = &["--pipeline-parallel-size", "-pp", "--pp"];
+const DP: &[&str] = &["--data-parallel-size", "-dp", "--dp"];
+const EP: &str = "--enable-expert-parallel";
+
+pub(super) fn write(worker: &Worker<'_>, args: &mut ArgList) {
+    let m = worker.mapping;
+    args.pair("--model", worker.model_path);
+    args.pair("--served-model-name", worker.served_name);
+    args.pair("--tensor-parallel-size", m.tp);
+    if m.pp > 1 {
+        args.pair("--pipeline-parallel-size", m.pp);
+    }
+    if m.attention_dp > 1 {
+        args.pair("--data-parallel-size", m.attention_dp);
+    }
+    if m.moe_ep > 1 {
+        args.flag(EP);
+    }
+    args.pair("--max-model-len", worker.max_context_tokens);
+    args.pair("--max-num-seqs", worker.limits.max_running);
+    args.pair("--max-num-batched-tokens", worker.limits.max_batched_tokens);
+    match worker.mode {
+        Mode::Disaggregated { kv_events } => {
+            args.disaggregation_mode(worker.role);
+            let side = match worker.role {
+                Role::Prefill => "kv_producer",
+                Role::Decode => "kv_consumer",
+            };
+            // Dynamo refuses a prefill worker that does not name its connector.
+            args.pair("--kv-transfer-config", format!(r#"{{"kv_connector":"NixlConnector","kv_role":"{side}"}}"#));
+            // A request is placed by the prefix that its prefill worker holds.
+            if kv_events && worker.role == Role::Prefill {
+                args.flag("--enable-prefix-caching");
+                args.pair(
+                    "--kv-events-config",
+                    r#"{"enable_kv_cache_events":true,"publisher":"zmq","topic":"kv-events","endpoint":"tcp://*:20080"}"#,
+                );
+            }
+        }
+        Mode::Alone { prefix_caching: true } => args.flag("--enable-prefix-caching"),
+        Mode::Alone { prefix_caching: false } => args.flag("--no-enable-prefix-caching"),
+    }
+    if worker.trust_remote_code {
+        args.flag("--trust-remote-code");
+    }
+}
+
+pub(super) fn read(flags: &Flags<'_>) -> Result<Mapping, FlagError> {
+    let (tp, pp, attention_dp) = (flags.size(TP)?, flags.size(PP)?, flags.size(DP)?);
+    let stage = tp * attention_dp;
+    let (moe_tp, moe_ep) = if flags.is_set(EP) { (1, stage) } else { (stage, 1) };
+    Ok(Mapping { tp, pp, attention_dp, moe_tp, moe_ep })
+}
