@@ -1,7 +1,7 @@
 //! Phase 6: the planner says how many of each, and the deployment is written.
 
 use super::{Chosen, Context, RunError};
-use crate::dgd::{self, Generated};
+use crate::dgd::{self, DecodeTable, Generated, PrefillTable, ProfileData};
 use crate::domain::{Candidate, Plan, Role};
 use crate::plugin::api::PlannedEngine;
 use crate::run::{Decision, Event, Phase};
@@ -43,18 +43,20 @@ pub fn run(context: &mut Context<'_>, chosen: &Chosen) -> Result<(Generated, Pla
         context.recorder.record(Event::Infeasible { reason })?;
     }
 
-    let request = dgd::Request {
+    let profile = ProfileData {
+        prefill: PrefillTable::new(prefill.curve.iter().copied()),
+        decode: DecodeTable::new(decode.curve.iter().copied(), decode.facts.kv_tokens),
+    };
+    profile.shortcomings().iter().for_each(|shortcoming| tracing::warn!("{shortcoming}"));
+    let files = dgd::generate_files(&dgd::Request {
         spec: context.spec,
         prefill: prefill.candidate.mapping,
         decode: decode.candidate.mapping,
         plan: &plan,
-        prefill_curve: &prefill.curve,
-        decode_curve: &decode.curve,
-        decode_facts: decode.facts,
-    };
-    let generated = dgd::generate(&request)?;
+        profile: Some(&profile),
+    })?;
     if let Some(artifacts) = context.artifacts {
-        artifacts.deployment(context, &request, &generated, chosen)?;
+        artifacts.deployment(context, &files, chosen)?;
     }
     let name = |candidate: &Candidate| candidate.mapping.label();
     let summary = format!(
@@ -65,5 +67,5 @@ pub fn run(context: &mut Context<'_>, chosen: &Chosen) -> Result<(Generated, Pla
         name(decode.candidate),
         plan.capacity_requests_per_second
     );
-    Ok((generated, plan, summary))
+    Ok((files.final_config, plan, summary))
 }
