@@ -1,0 +1,292 @@
+//! The registry: finds plugins, loads each once, and hands them out as the traits that phases know.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use wasmtime::Engine;
+use wasmtime::component::Linker;
+
+use crate::spec::{PluginChoice, PluginSource};
+
+use super::adapters::Wasm;
+use super::api::{Identity, Kind, PlannerModel, SelectionPolicy, Setting, SweepStrategy};
+use super::bindings::{planner::PlannerModelPre, selection::SelectionPolicyPre, sweep::SweepStrategyPre};
+use super::bundled::{self, Bundled};
+use super::error::{LoadProblem, Origin, Subject};
+use super::guest::GuestState;
+use super::loader::{self, Loaded, Loader};
+use super::surface::Item;
+use super::{Limits, PluginError, compile, engine};
+
+/// How to set up a [`PluginHost`].
+#[derive(Debug, Clone)]
+pub struct HostOptions {
+    /// Folder for compiled plugins; `None` compiles at every start.
+    pub cache: Option<PathBuf>,
+    /// What each call may use.
+    pub limits: Limits,
+}
+
+impl Default for HostOptions {
+    fn default() -> Self {
+        Self { cache: compile::default_cache_dir(), limits: Limits::default() }
+    }
+}
+
+/// Loads and runs plugins. One for a whole run; plugins keep it alive as far as they need it.
+pub struct PluginHost {
+    engine: Engine,
+    linker: Linker<GuestState>,
+    limits: Arc<Limits>,
+    cache: Option<PathBuf>,
+    /// By kind, digest and origin, so that one file is compiled once.
+    loaded: Mutex<HashMap<(Kind, String, Origin), Arc<Loaded>>>,
+}
+
+/// A plugin that can be called, with the user's settings.
+#[derive(Clone)]
+pub struct Plugin {
+    loaded: Arc<Loaded>,
+    settings: Vec<(String, String)>,
+}
+
+impl Plugin {
+    /// Which plugin.
+    pub fn identity(&self) -> &Identity {
+        &self.loaded.identity
+    }
+
+    /// One sentence.
+    pub fn summary(&self) -> &str {
+        &self.loaded.summary
+    }
+
+    /// The settings that it understands.
+    pub fn settings(&self) -> &[Setting] {
+        &self.loaded.settings
+    }
+}
+
+/// A bundled plugin, as a list shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Listed {
+    /// Which plugin.
+    #[serde(flatten)]
+    pub identity: Identity,
+    /// Whether it is what its kind is when the user says nothing.
+    pub default: bool,
+    /// One sentence.
+    pub summary: String,
+    /// The settings that it understands.
+    pub settings: Vec<Setting>,
+}
+
+/// All about a plugin file.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct Inspection {
+    /// Which plugin.
+    #[serde(flatten)]
+    pub identity: Identity,
+    /// One sentence.
+    pub summary: String,
+    /// The settings that it understands.
+    pub settings: Vec<Setting>,
+    /// The version of the contract that it was built against.
+    pub contract_version: String,
+    /// Interfaces that it asks for, with the functions among them; types ask for nothing and have none.
+    pub imports: Vec<Interface>,
+    /// Interfaces that it offers.
+    pub exports: Vec<Interface>,
+    /// Size of the file.
+    pub file_bytes: u64,
+    /// Compiling it, or loading what an earlier run compiled, took so long.
+    pub compile_ms: f64,
+    /// Whether an earlier run had compiled it.
+    pub cached: bool,
+}
+
+/// An interface that a component imports or exports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Interface {
+    /// With its version.
+    pub name: String,
+    /// Its functions.
+    pub functions: Vec<String>,
+}
+
+impl From<&Item> for Interface {
+    fn from(item: &Item) -> Self {
+        Self { name: item.name.clone(), functions: item.abilities.clone() }
+    }
+}
+
+/// What decides when the user says nothing.
+pub fn default_choice(kind: Kind) -> PluginChoice {
+    let name = match kind {
+        Kind::SweepStrategy => "sweep-coarse-fine",
+        Kind::SelectionPolicy => "select-throughput",
+        Kind::PlannerModel => "planner-sla",
+    };
+    PluginChoice { source: PluginSource::Bundled(name.to_owned()), settings: Vec::new() }
+}
+
+impl PluginHost {
+    /// Sets up the engine; loads nothing yet.
+    ///
+    /// # Errors
+    /// When wasmtime does not run on this machine.
+    pub fn new(options: HostOptions) -> Result<Self, PluginError> {
+        let failed = |error: wasmtime::Error| {
+            PluginError::new(Subject::new(None, Origin::Host), LoadProblem::Engine(format!("{error:#}")))
+        };
+        let engine = engine::new(&options.limits).map_err(failed)?;
+        let linker = loader::linker(&engine).map_err(failed)?;
+        Ok(Self { engine, linker, limits: Arc::new(options.limits), cache: options.cache, loaded: Mutex::default() })
+    }
+
+    /// Loads a plugin and checks the names of the user's settings.
+    ///
+    /// # Errors
+    /// Whenever [`PluginError::is_load`] says so.
+    pub fn load(&self, kind: Kind, choice: &PluginChoice) -> Result<Plugin, PluginError> {
+        let loaded = match &choice.source {
+            PluginSource::Bundled(name) => self.load_bundled(Some(kind), find_bundled(kind, name)?)?,
+            PluginSource::File(path) => self.load_file(Some(kind), path)?,
+        };
+        let known = |name: &String| loaded.settings.iter().any(|setting| setting.name == *name);
+        if let Some((name, _)) = choice.settings.iter().find(|(name, _)| !known(name)) {
+            let known = loaded.settings.iter().map(|setting| setting.name.clone()).collect();
+            let problem = LoadProblem::UnknownSetting { name: name.clone(), known };
+            return Err(PluginError::new(loaded.subject.clone(), problem));
+        }
+        Ok(Plugin { loaded, settings: choice.settings.clone() })
+    }
+
+    /// A sweep strategy.
+    ///
+    /// # Errors
+    /// See [`Self::load`].
+    pub fn sweep(&self, choice: &PluginChoice) -> Result<Box<dyn SweepStrategy>, PluginError> {
+        let plugin = self.load(Kind::SweepStrategy, choice)?;
+        Ok(Box::new(self.adapter(plugin, SweepStrategyPre::new)?))
+    }
+
+    /// A selection policy.
+    ///
+    /// # Errors
+    /// See [`Self::load`].
+    pub fn selection(&self, choice: &PluginChoice) -> Result<Box<dyn SelectionPolicy>, PluginError> {
+        let plugin = self.load(Kind::SelectionPolicy, choice)?;
+        Ok(Box::new(self.adapter(plugin, SelectionPolicyPre::new)?))
+    }
+
+    /// A planner model.
+    ///
+    /// # Errors
+    /// See [`Self::load`].
+    pub fn planner(&self, choice: &PluginChoice) -> Result<Box<dyn PlannerModel>, PluginError> {
+        let plugin = self.load(Kind::PlannerModel, choice)?;
+        Ok(Box::new(self.adapter(plugin, PlannerModelPre::new)?))
+    }
+
+    /// The plugins that came with this build.
+    ///
+    /// # Errors
+    /// When the build carries none, or one cannot be loaded.
+    pub fn bundled(&self) -> Result<Vec<Listed>, PluginError> {
+        if bundled::all().is_empty() {
+            return Err(PluginError::new(Subject::new(None, Origin::Host), LoadProblem::BundledMissing));
+        }
+        let list = |plugin: &'static Bundled| {
+            let loaded = self.load_bundled(None, plugin)?;
+            let default = default_choice(loaded.identity.kind).source == PluginSource::Bundled(plugin.name.to_owned());
+            Ok(Listed {
+                identity: loaded.identity.clone(),
+                default,
+                summary: loaded.summary.clone(),
+                settings: loaded.settings.clone(),
+            })
+        };
+        bundled::all().iter().map(list).collect()
+    }
+
+    /// All about a file, whatever kind of plugin it is.
+    ///
+    /// # Errors
+    /// As when it is loaded to be used.
+    pub fn inspect(&self, path: &Path) -> Result<Inspection, PluginError> {
+        let loaded = self.load_file(None, path)?;
+        let contract_version = loaded.surface.contract_version(loaded.identity.kind).unwrap_or_default().to_owned();
+        Ok(Inspection {
+            identity: loaded.identity.clone(),
+            summary: loaded.summary.clone(),
+            settings: loaded.settings.clone(),
+            contract_version,
+            imports: loaded.surface.imports.iter().map(Interface::from).collect(),
+            exports: loaded.surface.exports.iter().map(Interface::from).collect(),
+            file_bytes: loaded.bytes,
+            compile_ms: loaded.compile.as_secs_f64() * 1e3,
+            cached: loaded.cached,
+        })
+    }
+
+    fn load_file(&self, wanted: Option<Kind>, path: &Path) -> Result<Arc<Loaded>, PluginError> {
+        let origin = Origin::File(path.to_owned());
+        let bytes = loader::read(path, &self.limits)
+            .map_err(|problem| PluginError::new(Subject::new(wanted, origin.clone()), problem))?;
+        self.load_once(wanted, origin, &bytes)
+    }
+
+    fn load_bundled(&self, wanted: Option<Kind>, plugin: &'static Bundled) -> Result<Arc<Loaded>, PluginError> {
+        let origin = Origin::Bundled(plugin.name.to_owned());
+        self.load_once(wanted, origin, plugin.wasm)
+    }
+
+    fn load_once(&self, wanted: Option<Kind>, origin: Origin, wasm: &[u8]) -> Result<Arc<Loaded>, PluginError> {
+        let lock = || self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let sha256 = loader::sha256(wasm);
+        let key = |kind| (kind, sha256.clone(), origin.clone());
+        if let Some(found) = wanted.and_then(|kind| lock().get(&key(kind)).cloned()) {
+            return Ok(found);
+        }
+        let loader =
+            Loader { engine: &self.engine, linker: &self.linker, limits: &self.limits, cache: self.cache.as_deref() };
+        let loaded = Arc::new(loader.load(wanted, origin.clone(), wasm, sha256.clone())?);
+        lock().insert(key(loaded.identity.kind), Arc::clone(&loaded));
+        Ok(loaded)
+    }
+
+    fn adapter<P>(
+        &self,
+        plugin: Plugin,
+        pre: impl FnOnce(wasmtime::component::InstancePre<GuestState>) -> wasmtime::Result<P>,
+    ) -> Result<Wasm<P>, PluginError> {
+        let Plugin { loaded, settings } = plugin;
+        // The trial call has been through the same checks.
+        let pre = pre(loaded.pre.clone()).map_err(|error| {
+            PluginError::new(loaded.subject.clone(), LoadProblem::Contract { reason: format!("{error:#}") })
+        })?;
+        Ok(Wasm {
+            engine: self.engine.clone(),
+            limits: Arc::clone(&self.limits),
+            identity: loaded.identity.clone(),
+            subject: loaded.subject.clone(),
+            settings,
+            pre,
+        })
+    }
+}
+
+fn find_bundled(kind: Kind, name: &str) -> Result<&'static Bundled, PluginError> {
+    bundled::find(name).ok_or_else(|| {
+        let known: Vec<_> = bundled::all().iter().map(|plugin| plugin.name).collect();
+        let problem = match known.is_empty() {
+            true => LoadProblem::BundledMissing,
+            false => LoadProblem::UnknownName { known, name: name.to_owned() },
+        };
+        PluginError::new(Subject::new(Some(kind), Origin::Bundled(name.to_owned())), problem)
+    })
+}
