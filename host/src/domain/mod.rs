@@ -15,6 +15,8 @@ pub mod memory;
 pub mod model;
 
 pub mod roofline;
+#[cfg(test)]
+pub(crate) mod samples;
 pub mod search_space;
 pub mod stats;
 
