@@ -22,13 +22,13 @@ use crate::phases::dry_run::{self, Prediction};
 use crate::phases::policies::{Policies, Slot};
 use crate::phases::{self, Context, Outcome, RunError};
 use crate::plugin::api::Kind;
-use crate::plugin::{HostOptions, PluginHost};
+use crate::plugin::{HostOptions, PluginError, PluginHost, default_choice};
 use crate::run::event::{JOURNAL_FORMAT, RunStarted};
 use crate::run::status::{self, StatusWriter};
 use crate::run::timeline::{LOG, Timeline};
 use crate::run::{Durability, Event, Existing, Journal, JournalError, Observer, Recorder, RunDir, journal};
 use crate::scheduler::Scheduler;
-use crate::spec::{self, Flags, RunSpec, Source};
+use crate::spec::{self, Flags, PluginChoice, Plugins, RunSpec, Source};
 
 /// Where engines run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -165,27 +165,25 @@ fn refuse_empty(spec: &RunSpec, space: &SearchSpace) -> Result<(), AppError> {
 }
 
 fn load_policies(host: &PluginHost, spec: &RunSpec) -> Result<Policies, AppError> {
-    let chosen = &spec.plugins;
-    let default = |kind| PluginHost::default_choice(kind);
-    // The bundled default needs nobody to stand in for it: the same code would fail in the same way.
-    let stands_in = |kind, choice: &spec::PluginChoice| choice.source != default(kind).source;
-    let sweep = Slot::new(
-        host.sweep(&chosen.sweep)?,
-        if stands_in(Kind::SweepStrategy, &chosen.sweep) { Some(host.sweep(&default(Kind::SweepStrategy))?) } else { None },
-    );
-    let selection = Slot::new(
-        host.selection(&chosen.selection)?,
-        if stands_in(Kind::SelectionPolicy, &chosen.selection) {
-            Some(host.selection(&default(Kind::SelectionPolicy))?)
-        } else {
-            None
-        },
-    );
-    let planner = Slot::new(
-        host.planner(&chosen.planner)?,
-        if stands_in(Kind::PlannerModel, &chosen.planner) { Some(host.planner(&default(Kind::PlannerModel))?) } else { None },
-    );
-    Ok(Policies::new(sweep, selection, planner, chosen.strict))
+    let Plugins { sweep, selection, planner, strict } = &spec.plugins;
+    Ok(Policies::new(
+        slot(Kind::SweepStrategy, sweep, |choice| host.sweep(choice))?,
+        slot(Kind::SelectionPolicy, selection, |choice| host.selection(choice))?,
+        slot(Kind::PlannerModel, planner, |choice| host.planner(choice))?,
+        *strict,
+    ))
+}
+
+/// The chosen plugin, and the bundled default to stand in for it. The default itself has nobody: the same code would
+/// fail in the same way.
+fn slot<T: ?Sized>(
+    kind: Kind,
+    choice: &PluginChoice,
+    load: impl Fn(&PluginChoice) -> Result<Box<T>, PluginError>,
+) -> Result<Slot<T>, PluginError> {
+    let default = default_choice(kind);
+    let fallback = if choice.source == default.source { None } else { Some(load(&default)?) };
+    Ok(Slot::new(load(choice)?, fallback))
 }
 
 /// What must be the same for a run to be resumed.

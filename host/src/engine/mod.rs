@@ -9,6 +9,7 @@
 //! Time is tokio's: a cluster that is simulated runs on a paused clock, which jumps whenever everybody waits, so the
 //! same scheduler code serves real and virtual time.
 
+pub mod predicted;
 pub mod simulated;
 
 use std::time::Duration;

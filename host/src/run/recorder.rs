@@ -56,7 +56,7 @@ impl Recorder {
     pub fn record(&self, event: Event) -> Result<(), JournalError> {
         let at_s = self.now_s();
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner { journal, history, observers } = &mut *inner;
+        let Inner { journal, history, observers, .. } = &mut *inner;
         let record = match journal {
             Some(journal) => journal.append(at_s, event)?,
             None => Record { seq: 0, at_s, event },
