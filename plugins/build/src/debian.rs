@@ -1,6 +1,6 @@
 //! System packages on Debian and its relatives.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::process::{on_path, output, run};
 use crate::{Error, Report};
@@ -57,8 +57,19 @@ fn is_root() -> bool {
 
 fn apt(arguments: &[&str]) -> Result<(), Error> {
     let mut command = Command::new("apt-get");
-    command.args(["--quiet=2", "-o", "Acquire::http::Timeout=30", "-o", "DPkg::Lock::Timeout=120"]).args(arguments);
-    command.env("DEBIAN_FRONTEND", "noninteractive").stdin(std::process::Stdio::null());
+    command
+        .args([
+            "--quiet=2",
+            "-o",
+            "Dpkg::Use-Pty=0",
+            "-o",
+            "Acquire::http::Timeout=30",
+            "-o",
+            "DPkg::Lock::Timeout=120",
+        ])
+        .args(arguments);
+    // What it does, package by package, is of no interest; what goes wrong is on stderr.
+    command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(Stdio::null());
     run(&mut command)
 }
 

@@ -124,9 +124,10 @@ fn make_from_debian(cache: &Path, current: &Rustc, report: Report<'_>) -> Result
     let needed = env!("CARGO_PKG_RUST_VERSION");
     if !rustc::at_least(&compiler.release, needed) {
         return Err(format!(
-            "Debian's rustc-web is {}, older than the {needed} that this workspace needs; enable the newer one in \
-             /etc/apt/sources.list.d (Debian 12: the bookworm-security suite)",
-            compiler.release
+            "Debian's rustc-web is {}, older than the {needed} that this workspace needs: enable the newer one in \
+             /etc/apt/sources.list.d (Debian 12: the suite bookworm-security) and `{}`",
+            compiler.release,
+            debian::install_command(DEBIAN_PACKAGES)
         ));
     }
     sysroot::make(cache, current, &compiler, report).map_err(|error| error.to_string())
