@@ -10,8 +10,8 @@ use super::{Dtype, GpuSku, Mapping, Model};
 /// NVIDIA's profiler computes the fewest GPUs.
 pub const USABLE_MEMORY_FRACTION: f64 = 0.9;
 
-/// CUDA context, NCCL buffers and captured graphs. vLLM logs 0.5 to 2 GiB for graph capture alone, depending on the
-/// model.
+/// CUDA context, NCCL buffers and captured graphs. Chosen so that the KV capacity of NVIDIA's H200 profile comes out (see
+/// the tests); vLLM logs 0.5 to 2 GiB for graph capture alone, depending on the model.
 pub const FIXED_RESERVE_BYTES: f64 = 1.5e9;
 
 /// Copies of the residual stream that are alive at the peak of a pass: input, residual, norm, attention output, Q, K, V.
@@ -260,6 +260,7 @@ mod tests {
     fn kv_capacity_of_an_8b_model_on_an_h200_is_within_3_percent_of_nvidias_measurement() {
         let plan = MemoryPlan::new(&llama_8b_fp8(), &Mapping::tensor(1), &h200(), DEFAULT_BATCHED_TOKENS);
         let error = plan.kv_tokens() / 945_029.0 - 1.0;
+        println!("{:.0} tokens, {:+.1} %", plan.kv_tokens(), 100.0 * error);
         assert!(error.abs() < 0.03, "{:.1} %", 100.0 * error);
     }
 

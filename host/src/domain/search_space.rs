@@ -381,7 +381,7 @@ mod tests {
         assert!(reason(&space, "tp2").is_empty(), "two GPUs hold 120k tokens: {}", reason(&space, "tp2"));
         job.model.weight_dtype = super::super::Dtype::Bf16;
         let space = build(&job, &Limits::default());
-        assert!(reason(&space, "tp2").contains("exceed the usable"), "{}", reason(&space, "tp2"));
+        assert!(reason(&space, "tp2").contains("one request needs 120150"), "{}", reason(&space, "tp2"));
     }
 
     #[test]
