@@ -298,7 +298,7 @@ fn check(job: &Job, workers: &[Worker], load: CheckLoad) -> crate::engine::Check
 fn a_lightly_loaded_deployment_serves_at_the_roofline() {
     let job = job(llama_8b_fp8(), hardware(h200(), 8));
     let workers = [worker(Role::Prefill, Mapping::tensor(1), 1), worker(Role::Decode, Mapping::tensor(1), 1)];
-    let load = CheckLoad { requests_per_second: 0.2, requests: 40, isl: 3000, osl: 150 };
+    let load = CheckLoad { requests_per_second: 0.2, requests: 500, isl: 3000, osl: 150 };
     let report = check(&job, &workers, load);
     let roofline = Roofline::new(&job.model, &job.hardware, &Mapping::tensor(1), Backend::Vllm);
     let ttft = 1e3 * roofline.ttft_s(3000, 8192);
@@ -307,7 +307,8 @@ fn a_lightly_loaded_deployment_serves_at_the_roofline() {
     let itl = 1e3 * roofline.decode_step(DecodeBatch { sequences: 1.0, context_tokens: 3075.0 }).total_s();
     assert!((report.itl_ms.p50 / itl - 1.0).abs() < 0.03, "{} {itl}", report.itl_ms.p50);
     assert!(report.meets_sla && report.slo_attainment > 0.9, "{report:?}");
-    assert!((report.requests_per_second / 0.2 - 1.0).abs() < 0.3, "{}", report.requests_per_second);
+    // The mean of 400 Poisson gaps is within 15 % but for one seed in 400.
+    assert!((report.requests_per_second / 0.2 - 1.0).abs() < 0.15, "{}", report.requests_per_second);
 }
 
 #[test]
