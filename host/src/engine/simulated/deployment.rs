@@ -304,7 +304,7 @@ impl Run {
             ttft_ms.push(first - request.arrived_ms);
             itl_ms.push((last - first) / answers);
             e2e_ms.push(last - request.arrived_ms);
-            first_ms = first_ms.min(request.arrived_ms);
+            first_ms = first_ms.min(last);
             last_ms = last_ms.max(last);
         }
         let meets = |target: Option<f64>, value: f64| target.is_none_or(|target| value <= target);
@@ -321,7 +321,8 @@ impl Run {
         let completed = ttft_ms.len() as f64;
         let report = CheckReport {
             load: self.load,
-            requests_per_second: if last_ms > first_ms { 1e3 * completed / (last_ms - first_ms) } else { 0.0 },
+            // From the first to the last completion, so that the time of a single request does not count as idle.
+            requests_per_second: if last_ms > first_ms { 1e3 * (completed - 1.0) / (last_ms - first_ms) } else { 0.0 },
             ttft_ms: ttft,
             itl_ms: itl,
             slo_attainment: good as f64 / completed,

@@ -19,7 +19,7 @@ const MAX_SAMPLES: u32 = 10_000;
 /// Prompt tokens of one prefill point at most, for the same reason: more would take minutes of real time.
 pub(super) const MAX_POINT_TOKENS: u32 = 1 << 28;
 
-/// Passes without a usable sample before a point is given up.
+/// Passes in a row without a usable sample before a point is given up.
 const MAX_BARREN_PASSES: u32 = 20_000;
 
 /// Time-weighted means over the passes that count.
@@ -190,14 +190,16 @@ pub(super) fn decode(core: &mut Core, probe: &Probe, noise_cv: f64, seed: u64) -
         let mut ended = false;
         while let Some(pass) = core.step()? {
             // Once requests have begun to end, what follows is another load.
+            let after_end = ended;
             ended |= !pass.finished.is_empty();
-            if ended || pass.prefill_requests > 0 || pass.decode_requests == 0 || pass.duration_ms <= 0.0 {
+            if after_end || pass.prefill_requests > 0 || pass.decode_requests == 0 || pass.duration_ms <= 0.0 {
                 barren += 1;
                 ensure!(barren < MAX_BARREN_PASSES, "the engine reaches no steady state with {prompts} requests");
                 continue;
             }
             window.add(&pass, pass.kv_usage);
             samples.push(pass.duration_ms);
+            barren = 0;
             if enough(&samples, probe, max_samples as usize) {
                 break 'waves;
             }

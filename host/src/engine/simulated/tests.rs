@@ -148,10 +148,11 @@ fn sampling_stops_at_the_precision_asked_for() {
 #[test]
 fn short_answers_are_measured_over_several_waves() {
     let job = job(llama_8b_fp8(), hardware(h200(), 8));
-    let m = measure(&job, Role::Decode, Mapping::tensor(1), Probe { relative_precision: 0.001, ..probe(500, 6, 8) })
-        .unwrap();
-    assert_eq!(m.samples, 200);
-    assert_eq!(m.concurrency_seen, 8.0);
+    for osl in [2, 3, 6] {
+        let exacting = Probe { relative_precision: 0.001, ..probe(500, osl, 8) };
+        let m = measure(&job, Role::Decode, Mapping::tensor(1), exacting).unwrap();
+        assert_eq!((m.samples, m.concurrency_seen), (200, 8.0), "osl {osl}");
+    }
 }
 
 #[test]
@@ -297,7 +298,7 @@ fn check(job: &Job, workers: &[Worker], load: CheckLoad) -> crate::engine::Check
 fn a_lightly_loaded_deployment_serves_at_the_roofline() {
     let job = job(llama_8b_fp8(), hardware(h200(), 8));
     let workers = [worker(Role::Prefill, Mapping::tensor(1), 1), worker(Role::Decode, Mapping::tensor(1), 1)];
-    let load = CheckLoad { requests_per_second: 0.2, requests: 40, isl: 3000, osl: 150 };
+    let load = CheckLoad { requests_per_second: 0.2, requests: 500, isl: 3000, osl: 150 };
     let report = check(&job, &workers, load);
     let roofline = Roofline::new(&job.model, &job.hardware, &Mapping::tensor(1), Backend::Vllm);
     let ttft = 1e3 * roofline.ttft_s(3000, 8192);
@@ -306,7 +307,8 @@ fn a_lightly_loaded_deployment_serves_at_the_roofline() {
     let itl = 1e3 * roofline.decode_step(DecodeBatch { sequences: 1.0, context_tokens: 3075.0 }).total_s();
     assert!((report.itl_ms.p50 / itl - 1.0).abs() < 0.03, "{} {itl}", report.itl_ms.p50);
     assert!(report.meets_sla && report.slo_attainment > 0.9, "{report:?}");
-    assert!((report.requests_per_second / 0.2 - 1.0).abs() < 0.5, "{}", report.requests_per_second);
+    // The mean of 400 Poisson gaps is within 15 % but for one seed in 400.
+    assert!((report.requests_per_second / 0.2 - 1.0).abs() < 0.15, "{}", report.requests_per_second);
 }
 
 #[test]
@@ -318,6 +320,7 @@ fn waiting_shows_in_ttft_before_the_prefill_engine_is_full_and_a_second_one_help
     let load = |rate| CheckLoad { requests_per_second: rate, requests: 400, isl: 3000, osl: 20 };
     let (light, busy) = (check(&job, &deployment(1), load(2.0)), check(&job, &deployment(1), load(16.0)));
     assert!(busy.ttft_ms.mean > 1.5 * light.ttft_ms.mean, "{} {}", light.ttft_ms.mean, busy.ttft_ms.mean);
+    assert!((busy.requests_per_second / 16.0 - 1.0).abs() < 0.15, "{}", busy.requests_per_second);
     let two = check(&job, &deployment(2), load(16.0));
     assert!(two.ttft_ms.mean < 0.8 * busy.ttft_ms.mean);
     let over = check(&job, &deployment(1), load(40.0));
