@@ -1,148 +1,43 @@
 //! DGDR in, checked job out.
+//!
+//! ```text
+//! file | stdin | inline ──► document   text to a tree in which every value knows its line
+//!                              │
+//!                     v1alpha1 │ v1beta1   reader: the tree to typed fields; unknown ones are errors
+//!                              ▼
+//!   flags ──────────────►  resolve  ◄── defaults.yaml, catalog, config.json
+//!                              ▼
+//!                          RunSpec + where each value came from
+//! ```
+//!
+//! Precedence: flag, then file, then default. No input is guessed at: what is not understood is an error with its
+//! place, and what is understood but has no effect here is a warning.
 
-use std::path::PathBuf;
+mod catalog;
+mod check;
+mod defaults;
+mod document;
+mod error;
+mod flags;
+mod model_config;
+mod names;
+mod profiler;
+mod reader;
+mod request;
+mod resolve;
+mod run_spec;
+mod schema;
+mod source;
+mod v1alpha1;
+mod v1beta1;
 
-use serde::{Deserialize, Serialize};
-
-use crate::domain::{Job, search_space::Limits};
-
-/// Everything that a run needs to know, checked.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct RunSpec {
-    /// The question, as policies see it.
-    pub job: Job,
-    /// Bounds on engine sizes.
-    pub limits: Limits,
-    /// Range of input lengths for the curves, in tokens.
-    pub curve: CurveRange,
-    /// Who decides.
-    pub plugins: Plugins,
-    /// What is deployed.
-    pub deployment: DeploymentSpec,
-    /// Whether phase 7 runs.
-    pub auto_apply: bool,
-    /// The simulated cluster's make-up.
-    pub simulation: SimulationSpec,
-}
-
-/// Range of input lengths in tokens, both ends included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CurveRange {
-    /// Shortest.
-    pub min_isl: u32,
-    /// Longest.
-    pub max_isl: u32,
-}
-
-/// Who decides.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Plugins {
-    /// What to measure.
-    pub sweep: PluginChoice,
-    /// Who wins.
-    pub selection: PluginChoice,
-    /// How many.
-    pub planner: PluginChoice,
-    /// Stop when a plugin fails, instead of falling back to the bundled one of its kind.
-    pub strict: bool,
-}
-
-/// One plugin with its settings.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct PluginChoice {
-    /// Which.
-    pub source: PluginSource,
-    /// Name and value, as the user gave them.
-    pub settings: Vec<(String, String)>,
-}
-
-/// Where a plugin comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PluginSource {
-    /// By name, among those that come with the program.
-    Bundled(String),
-    /// A `.wasm` file.
-    File(PathBuf),
-}
-
-/// Which form of DynamoGraphDeployment to write.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-pub enum DgdApi {
-    /// `spec.services`
-    #[serde(rename = "v1alpha1")]
-    #[value(name = "v1alpha1")]
-    V1alpha1,
-    /// `spec.components`
-    #[default]
-    #[serde(rename = "v1beta1")]
-    #[value(name = "v1beta1")]
-    V1beta1,
-}
-
-/// What the generated deployment looks like, apart from what was measured.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct DeploymentSpec {
-    /// Name of the DGDR, or of the file it came from; the DGD is called `<name>-dgd` unless overridden.
-    pub dgdr_name: String,
-    /// Name of the DGD.
-    pub name: String,
-    /// Namespace, if given.
-    pub namespace: Option<String>,
-    /// Form to write.
-    pub api: DgdApi,
-    /// Image of frontend and planner as given; worker images are derived from it.
-    pub image: Option<String>,
-    /// Image of the workers, where it is given apart.
-    pub workers_image: Option<String>,
-    /// PVC with the weights.
-    pub model_cache: Option<ModelCache>,
-    /// Add Dynamo's planner component and the profile data.
-    pub planner: bool,
-    /// Dynamo's planner settings, passed through.
-    pub planner_config: serde_json::Map<String, serde_json::Value>,
-    /// Route by KV cache.
-    pub kv_router: bool,
-    /// Deploy the mocker instead of real engines.
-    pub mocker: bool,
-    /// Add `--trust-remote-code` to the workers.
-    pub trust_remote_code: bool,
-    /// Copied onto every component.
-    pub runtime_version_override: Option<String>,
-    /// Labels for the DGD.
-    pub labels: std::collections::BTreeMap<String, String>,
-    /// Annotations for the DGD.
-    pub annotations: std::collections::BTreeMap<String, String>,
-    /// A partial DGD that is merged over the generated one.
-    pub overrides: Option<serde_json::Value>,
-    /// Tolerations for every component, from `overrides.profilingJob`.
-    pub tolerations: Vec<serde_json::Value>,
-}
-
-/// PVC with the weights.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ModelCache {
-    /// Name of the PVC.
-    pub pvc_name: String,
-    /// Path of the model within it.
-    pub pvc_model_path: String,
-    /// Where it is mounted.
-    pub mount_path: String,
-}
-
-/// How the simulated cluster behaves beyond the roofline.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SimulationSpec {
-    /// Coefficient of variation of a forward pass's time.
-    pub noise_cv: f64,
-    /// How far each candidate's true speed may lie from the roofline, as a fraction; drawn from the seed.
-    pub model_error: f64,
-    /// Probability that a launch fails for good.
-    pub fault_rate: f64,
-    /// Weights are loaded at this rate, bytes per second and node.
-    pub load_bytes_per_second: f64,
-    /// Compilation and graph capture, seconds.
-    pub compile_s: f64,
-    /// From loaded to the first answer, seconds.
-    pub warmup_s: f64,
-}
+pub use catalog::{Catalog, find_gpu, find_model};
+pub use error::{ErrorKind, Place, SpecError};
+pub use flags::Flags;
+pub use model_config::read_model_config;
+pub use names::{MAX_POD_NAME, longest_component_name};
+pub use resolve::{Origin, OriginEntry, Resolved, load};
+pub use run_spec::*;
+pub use schema::dgdr_schema;
+pub use source::Source;
+pub use v1beta1::BackendChoice;
