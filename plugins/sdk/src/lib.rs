@@ -42,13 +42,13 @@
 
 mod about;
 pub mod log;
-
+pub mod queueing;
 mod rows;
 mod settings;
-pub mod text;
-
+pub mod sizing;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod text;
 
 #[doc(hidden)]
 pub mod bindings;

@@ -1,0 +1,335 @@
+//! How many engines of each role a demand takes: what `planner-sla` promises and `select-cost` compares by.
+//!
+//! Prefill engines are one queue with several servers (M/D/c): the measured TTFT is the time a prompt takes once it is
+//! its turn, and users also wait for their turn. Decode engines are a pool that shares its capacity: requests arrive at
+//! random, so that the number in flight swings around its mean, and ITL with it. A replica count is good if the SLA's
+//! statistic holds with all that. Sources of the formulas: [`queueing`](crate::queueing).
+
+mod curve;
+mod engines;
+
+pub use curve::Curve;
+pub use engines::{DecodeEngine, Latency, PrefillEngine};
+
+use crate::{Demand, Role, Sla};
+
+/// Highest load per server that counts as sustainable, unless the user says otherwise.
+pub const MAX_UTILIZATION: f64 = 0.95;
+
+/// The two engines and what is asked of them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sizing {
+    prefill: PrefillEngine,
+    decode: DecodeEngine,
+    ttft_ms: Option<f64>,
+    itl_ms: Option<f64>,
+    e2e_ms: Option<f64>,
+    quantile: Option<f64>,
+    max_utilization: f64,
+    out_of_reach: Vec<&'static str>,
+}
+
+/// Engines of each role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replicas {
+    /// Prefill engines.
+    pub prefill: u32,
+    /// Decode engines.
+    pub decode: u32,
+}
+
+/// What users of a deployment see.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Expected {
+    /// Time to first token, waiting included.
+    pub ttft: Latency,
+    /// Inter-token latency.
+    pub itl: Latency,
+    /// Requests in flight per decode engine.
+    pub decode_requests: f64,
+}
+
+/// An answer to a demand.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Deployment {
+    /// How many engines.
+    pub replicas: Replicas,
+    /// GPUs of all of them.
+    pub gpus: u32,
+    /// Requests per second that are asked for, or as many of them as fit the budget.
+    pub requests_per_second: f64,
+    /// Whether the budget reached for the demand.
+    pub meets_demand: bool,
+}
+
+impl Sizing {
+    /// A target that not even one request alone meets is put aside and named by [`out_of_reach`](Self::out_of_reach):
+    /// engines are then sized to keep up, decode engines at no more than `operating_concurrency`.
+    pub fn new(
+        prefill: PrefillEngine,
+        decode: DecodeEngine,
+        sla: &Sla,
+        max_utilization: f64,
+        operating_concurrency: u32,
+    ) -> Self {
+        let mut sizing = Self {
+            prefill,
+            decode,
+            ttft_ms: sla.ttft_ms,
+            itl_ms: sla.itl_ms,
+            e2e_ms: sla.e2e_ms,
+            quantile: sla.quantile,
+            max_utilization,
+            out_of_reach: Vec::new(),
+        };
+        let (ttft, itl) = (sizing.prefill.service.target_ms, sizing.decode.alone().target_ms);
+        if sizing.ttft_ms.is_some_and(|limit| ttft > limit) {
+            sizing.ttft_ms = None;
+            sizing.out_of_reach.push("ttft");
+        }
+        if sizing.itl_ms.is_some_and(|limit| itl > limit) {
+            sizing.itl_ms = None;
+            sizing.out_of_reach.push("itl");
+        }
+        if sizing.e2e_ms.is_some_and(|limit| ttft + itl * sizing.later_tokens() > limit) {
+            sizing.e2e_ms = None;
+            sizing.out_of_reach.push("e2e");
+        }
+        if sizing.out_of_reach.iter().any(|t| *t != "ttft") {
+            sizing.decode = sizing.decode.bounded(operating_concurrency);
+        }
+        sizing
+    }
+
+    /// Targets that no number of these engines meets: `ttft`, `itl`, `e2e`.
+    pub fn out_of_reach(&self) -> &[&'static str] {
+        &self.out_of_reach
+    }
+
+    fn later_tokens(&self) -> f64 {
+        f64::from(self.decode.osl.saturating_sub(1))
+    }
+
+    /// GPUs of so many engines.
+    pub fn gpus(&self, replicas: Replicas) -> u32 {
+        let prefill = replicas.prefill.saturating_mul(self.prefill.gpus);
+        prefill.saturating_add(replicas.decode.saturating_mul(self.decode.gpus))
+    }
+
+    /// What users see at a rate.
+    pub fn expected(&self, replicas: Replicas, requests_per_second: f64) -> Expected {
+        let ttft = self.prefill.ttft(replicas.prefill, requests_per_second, self.quantile);
+        let (itl, decode_requests) = self.decode.itl(replicas.decode, requests_per_second, self.quantile);
+        Expected { ttft, itl, decode_requests }
+    }
+
+    fn prefill_keeps_up(&self, engines: u32, rate: f64) -> bool {
+        rate <= self.prefill.saturation(engines) * self.max_utilization
+            && self.ttft_ms.is_none_or(|limit| self.prefill.ttft(engines, rate, self.quantile).target_ms <= limit)
+    }
+
+    fn decode_keeps_up(&self, engines: u32, rate: f64) -> bool {
+        rate <= self.decode.saturation(engines) * self.max_utilization
+            && self.itl_ms.is_none_or(|limit| self.decode.itl(engines, rate, self.quantile).0.target_ms <= limit)
+    }
+
+    fn answers_in_time(&self, ttft_ms: f64, itl_ms: f64) -> bool {
+        self.e2e_ms.is_none_or(|limit| ttft_ms + itl_ms * self.later_tokens() <= limit)
+    }
+
+    /// Whether every target that is within reach holds at the rate.
+    pub fn keeps_up(&self, replicas: Replicas, requests_per_second: f64) -> bool {
+        self.prefill_keeps_up(replicas.prefill, requests_per_second)
+            && self.decode_keeps_up(replicas.decode, requests_per_second)
+            && (self.e2e_ms.is_none() || {
+                let expected = self.expected(replicas, requests_per_second);
+                self.answers_in_time(expected.ttft.target_ms, expected.itl.target_ms)
+            })
+    }
+
+    /// Requests per second that so many engines serve within the SLA.
+    pub fn capacity(&self, replicas: Replicas) -> f64 {
+        let most = self.prefill.saturation(replicas.prefill).min(self.decode.saturation(replicas.decode));
+        greatest(most, |rate| self.keeps_up(replicas, rate))
+    }
+
+    /// The same for one role by itself, as if the other had engines to spare.
+    pub fn role_capacity(&self, role: Role, engines: u32) -> f64 {
+        match role {
+            Role::Prefill => greatest(self.prefill.saturation(engines), |rate| {
+                self.prefill_keeps_up(engines, rate) && {
+                    let ttft = self.prefill.ttft(engines, rate, self.quantile);
+                    self.answers_in_time(ttft.target_ms, self.decode.alone().target_ms)
+                }
+            }),
+            Role::Decode => greatest(self.decode.saturation(engines), |rate| {
+                self.decode_keeps_up(engines, rate) && {
+                    let (itl, _) = self.decode.itl(engines, rate, self.quantile);
+                    self.answers_in_time(self.prefill.service.target_ms, itl.target_ms)
+                }
+            }),
+        }
+    }
+
+    /// The fewest GPUs that serve the rate within the SLA; among equals the fewest prefill engines. `None` for a rate that
+    /// is no number or beyond any cluster.
+    pub fn replicas(&self, requests_per_second: f64) -> Option<Replicas> {
+        let prefill = fewest(|n| self.prefill_keeps_up(n, requests_per_second))?;
+        let decode = fewest(|n| self.decode_keeps_up(n, requests_per_second))?;
+        let fewest_of_each = Replicas { prefill, decode };
+        if self.e2e_ms.is_none() {
+            return Some(fewest_of_each);
+        }
+        // Time that prefill saves is time that decode may take, so more of one can replace some of the other.
+        let mut best: Option<Replicas> = None;
+        let mut prefill = prefill;
+        loop {
+            let cheapest = self.gpus(Replicas { prefill, ..fewest_of_each });
+            if best.is_some_and(|b| cheapest >= self.gpus(b)) || cheapest == u32::MAX {
+                return best;
+            }
+            let ttft = self.prefill.ttft(prefill, requests_per_second, self.quantile).target_ms;
+            if self.answers_in_time(ttft, self.decode.alone().target_ms) {
+                let decode = fewest(|n| {
+                    let (itl, _) = self.decode.itl(n, requests_per_second, self.quantile);
+                    self.decode_keeps_up(n, requests_per_second) && self.answers_in_time(ttft, itl.target_ms)
+                });
+                let found = decode.map(|decode| Replicas { prefill, decode });
+                best = best.into_iter().chain(found).min_by_key(|r| self.gpus(*r));
+            }
+            // Without waiting there is nothing more to gain.
+            if ttft <= self.prefill.service.target_ms * 1.000_1 {
+                return best;
+            }
+            prefill = prefill.saturating_add(1);
+        }
+    }
+
+    /// The greatest rate that the GPUs serve within the SLA, with the fewest of them that do. `None` if they do not
+    /// reach for one engine of each role.
+    pub fn within(&self, gpus: u32) -> Option<(Replicas, f64)> {
+        let most_prefill = gpus.checked_sub(self.decode.gpus)? / self.prefill.gpus.max(1);
+        if most_prefill == 0 {
+            return None;
+        }
+        let split = |prefill: u32| Replicas {
+            prefill,
+            decode: gpus.saturating_sub(prefill.saturating_mul(self.prefill.gpus)) / self.decode.gpus.max(1),
+        };
+        // More prefill engines can do more, and the decode engines that are left less: the best is where they meet.
+        let (mut low, mut high) = (1, most_prefill);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let r = split(middle);
+            if self.role_capacity(Role::Prefill, r.prefill) >= self.role_capacity(Role::Decode, r.decode) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        // An end-to-end target couples the roles and moves the best away from there.
+        let around = if self.e2e_ms.is_some() { 4 } else { 1 };
+        let splits = low.saturating_sub(around).max(1)..=low.saturating_add(around).min(most_prefill);
+        let (best, capacity) = splits
+            .map(|prefill| (split(prefill), self.capacity(split(prefill))))
+            .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.prefill.cmp(&a.0.prefill)))?;
+        // The last GPUs may serve nobody.
+        let (mut trimmed, enough) = (best, capacity * 0.999);
+        while trimmed.decode > 1 {
+            let fewer = Replicas { decode: trimmed.decode - 1, ..trimmed };
+            if self.capacity(fewer) < enough {
+                break;
+            }
+            trimmed = fewer;
+        }
+        while trimmed.prefill > 1 {
+            let fewer = Replicas { prefill: trimmed.prefill - 1, ..trimmed };
+            if self.capacity(fewer) < enough {
+                break;
+            }
+            trimmed = fewer;
+        }
+        Some((trimmed, self.capacity(trimmed)))
+    }
+
+    /// The rate at which so many requests are in flight (Little's law: rate = number / time), where the time depends on the
+    /// deployment, which depends on the rate.
+    fn rate_of(&self, concurrency: u32) -> Option<f64> {
+        let answer_ms = |e: &Expected| e.ttft.mean_ms + e.itl.mean_ms * self.later_tokens();
+        let alone = Expected { ttft: self.prefill.service, itl: self.decode.alone(), decode_requests: 0.0 };
+        let most = f64::from(concurrency) / answer_ms(&alone) * 1e3;
+        let rate = greatest(most, |rate| {
+            self.replicas(rate).is_some_and(|replicas| {
+                rate / 1e3 * answer_ms(&self.expected(replicas, rate)) <= f64::from(concurrency)
+            })
+        });
+        (rate > 0.0).then_some(rate)
+    }
+
+    /// The deployment for a demand within a budget of GPUs; the best one within it where it does not reach. `None` if not
+    /// even one engine of each role fits, or if the demand is no number.
+    pub fn deployment(&self, demand: &Demand, total_gpus: u32) -> Option<Deployment> {
+        let wanted = match demand {
+            Demand::RequestsPerSecond(rate) => Some(*rate),
+            Demand::Concurrency(n) => Some(self.rate_of(*n)?),
+            Demand::Budget => None,
+        };
+        if let Some(rate) = wanted {
+            let replicas = self.replicas(rate)?;
+            let gpus = self.gpus(replicas);
+            if gpus <= total_gpus {
+                return Some(Deployment { replicas, gpus, requests_per_second: rate, meets_demand: true });
+            }
+        }
+        let (replicas, capacity) = self.within(total_gpus)?;
+        let gpus = self.gpus(replicas);
+        Some(Deployment { replicas, gpus, requests_per_second: capacity, meets_demand: wanted.is_none() })
+    }
+}
+
+/// Greatest rate up to `most` at which `holds` is true, if it is true below and false above.
+fn greatest(most: f64, holds: impl Fn(f64) -> bool) -> f64 {
+    if !most.is_finite() || most <= 0.0 {
+        return 0.0;
+    }
+    if holds(most) {
+        return most;
+    }
+    let (mut low, mut high) = (0.0, most);
+    for _ in 0..32 {
+        let middle = f64::midpoint(low, high);
+        if holds(middle) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    low
+}
+
+/// More engines than any cluster has.
+const MOST_ENGINES: u32 = 1 << 20;
+
+/// Smallest n from 1 for which `holds` is true, if it is false below and true above.
+fn fewest(holds: impl Fn(u32) -> bool) -> Option<u32> {
+    let mut high = 1;
+    while !holds(high) {
+        if high >= MOST_ENGINES {
+            return None;
+        }
+        high *= 2;
+    }
+    let mut low = high / 2;
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if holds(middle) {
+            high = middle;
+        } else {
+            low = middle;
+        }
+    }
+    Some(high)
+}
+
+#[cfg(test)]
+mod tests;
