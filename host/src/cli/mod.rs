@@ -1,7 +1,6 @@
 //! The command line: one file per subcommand.
 
 pub mod config;
-pub mod plugin;
 pub mod profile;
 
 use std::io::Write as _;
@@ -52,10 +51,7 @@ enum Command {
     Profile(Box<profile::Args>),
     /// Look at the job that a DGDR and flags make, or at the schemas of files
     #[command(subcommand)]
-    Config(config::Command),
-    /// Look at plugins
-    #[command(subcommand)]
-    Plugin(plugin::Command),
+    Config(config::ConfigCommand),
 }
 
 /// What subcommands work with.
@@ -90,10 +86,6 @@ fn run(command: Command, session: &Session) -> Result<u8, AppError> {
     match command {
         Command::Profile(args) => args.run(session),
         Command::Config(command) => {
-            command.run(&mut printer.out(), printer.is_json())?;
-            Ok(exit_code::OK)
-        }
-        Command::Plugin(command) => {
             command.run(&mut printer.out(), printer.is_json())?;
             Ok(exit_code::OK)
         }

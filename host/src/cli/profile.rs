@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use sha2::{Digest as _, Sha256};
 
 use super::Session;
+use super::config::InputArgs;
 use crate::domain::search_space::{self, SearchSpace};
 use crate::domain::{Candidate, Role};
 use crate::engine::Cluster;
@@ -28,7 +29,7 @@ use crate::run::status::{self, StatusWriter};
 use crate::run::timeline::{LOG, Timeline};
 use crate::run::{Durability, Event, Existing, Journal, JournalError, Observer, Recorder, RunDir, journal};
 use crate::scheduler::Scheduler;
-use crate::spec::{self, Flags, PluginChoice, Plugins, RunSpec, Source};
+use crate::spec::{self, Flags, PluginChoice, Plugins, RunSpec};
 
 /// Where engines run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -41,12 +42,8 @@ pub enum ClusterKind {
 /// Run the seven phases.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// DynamoGraphDeploymentRequest, YAML or JSON; `-` reads standard input
-    #[arg(short, long, value_name = "FILE", required_unless_present = "config", conflicts_with = "config")]
-    file: Option<PathBuf>,
-    /// The same inline, as Dynamo's operator passes it: JSON text, or a path
-    #[arg(long, value_name = "JSON")]
-    config: Option<String>,
+    #[command(flatten)]
+    input: InputArgs,
     /// Directory for all artifacts
     #[arg(long, visible_alias = "output-dir", value_name = "DIR", default_value = "profiling_results")]
     out: PathBuf,
@@ -74,7 +71,7 @@ impl Args {
     pub fn run(self, session: &Session) -> Result<u8, AppError> {
         let real_start = Instant::now();
         let printer = &session.printer;
-        let resolved = spec::load(&self.source(), &self.flags)?;
+        let resolved = spec::load(&self.input.source(), &self.flags)?;
         resolved.warnings.iter().for_each(|warning| printer.note(&format!("note: {warning}")));
         let spec = resolved.spec;
         let space = search_space::build(&spec.job, &spec.limits);
@@ -127,15 +124,6 @@ impl Args {
             (Some(check), true) if !check.meets_sla => exit_code::CHECK_MISSED,
             _ => exit_code::OK,
         })
-    }
-
-    fn source(&self) -> Source {
-        match (&self.file, &self.config) {
-            (Some(file), _) if file.as_os_str() == "-" => Source::Stdin,
-            (Some(file), _) => Source::File(file.clone()),
-            (None, Some(text)) if text.trim_start().starts_with('{') => Source::Inline(text.clone()),
-            (None, config) => Source::File(config.clone().unwrap_or_default().into()),
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::{ApplyError, ApplyRequest, Cluster, Deployment, Engine, Launch};
 use crate::backends::EngineLimits;
-use crate::domain::memory::MemoryPlan;
+use crate::domain::memory::{DEFAULT_BATCHED_TOKENS, MemoryPlan};
 use crate::domain::roofline::{DecodeBatch, Roofline};
 use crate::domain::{EngineFacts, Failure, Job, Measurement, Probe, Role, Stat};
 
@@ -48,8 +48,8 @@ impl Cluster for PredictedCluster {
         tokio::time::sleep(takes).await;
         let Job { model, hardware, backend, workload, .. } = &self.job;
         let mapping = &launch.candidate.mapping;
-        let limits = EngineLimits::of(*backend, launch.candidate.role, workload.isl);
-        let memory = MemoryPlan::new(model, mapping, &hardware.gpu, limits.max_batched_tokens);
+        let limits = EngineLimits::of(*backend, Role::Decode, workload.isl);
+        let memory = MemoryPlan::new(model, mapping, &hardware.gpu, DEFAULT_BATCHED_TOKENS);
         Ok(Box::new(PredictedEngine {
             launch: launch.clone(),
             facts: EngineFacts {
@@ -59,7 +59,6 @@ impl Cluster for PredictedCluster {
                 launch_s: takes.as_secs_f64(),
             },
             roofline: Roofline::new(model, hardware, mapping, *backend),
-            batched_tokens: limits.max_batched_tokens,
             other: Arc::clone(&self.other),
         }))
     }
@@ -73,7 +72,6 @@ struct PredictedEngine {
     launch: Launch,
     facts: EngineFacts,
     roofline: Roofline,
-    batched_tokens: u32,
     other: Arc<dyn Cluster>,
 }
 
@@ -117,7 +115,7 @@ impl Engine for PredictedEngine {
         match role {
             Role::Prefill => {
                 // A rank computes one prompt after the other; with several in flight each waits for those before it.
-                let service_s = self.roofline.ttft_s(probe.isl, self.batched_tokens);
+                let service_s = self.roofline.ttft_s(probe.isl, DEFAULT_BATCHED_TOKENS);
                 let in_flight = (f64::from(probe.concurrency) / ranks).max(1.0);
                 measurement.ttft_ms = Some(exactly(service_s * in_flight * 1e3));
                 measurement.input_tokens_per_second_per_gpu = f64::from(probe.isl) * ranks / service_s / gpus;

@@ -81,7 +81,7 @@ impl AppError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            AppError::Spec(error) => error.hint(),
+            AppError::Spec(error) => error.hint().map(str::to_owned),
             AppError::Usage { hint, .. } => hint.clone(),
             AppError::Plugin(error) | AppError::Run(RunError::Plugin(error)) => error.hint(),
             AppError::Dir(error) | AppError::Run(RunError::Dir(error)) => error.hint(),

@@ -24,5 +24,7 @@ impl Artifacts {
     pub fn prefill_curve(&self, _context: &Context<'_>, _chosen: &Chosen) -> Result<(), RunError> { Ok(()) }
     pub fn decode_curve(&self, _context: &Context<'_>, _chosen: &Chosen) -> Result<(), RunError> { Ok(()) }
     pub fn deployment(&self, _context: &Context<'_>, _files: &Files, _chosen: &Chosen) -> Result<(), RunError> { Ok(()) }
-    pub fn result(&self, _context: &Context<'_>, _outcome: &Outcome) -> Result<(), RunError> { Ok(()) }
+    pub fn result(&self, context: &Context<'_>, outcome: &Outcome) -> Result<(), RunError> {
+        let file = crate::output::result::result_file(&context.spec.job, context.scheduler.cluster().kind(), context.policies.identities(), context.space, &context.recorder.history(), outcome);
+        self.dir.write(RESULT, &serde_json::to_vec_pretty(&file).unwrap_or_default())?; Ok(()) }
 }
