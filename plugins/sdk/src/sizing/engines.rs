@@ -48,7 +48,9 @@ impl PrefillEngine {
             let alone = measured.iter().filter(|m| m.concurrency <= least);
             let points =
                 alone.filter_map(|m| Some((f64::from(m.isl), value(m.ttft_ms.as_ref()?), f64::from(m.samples))));
-            Curve::isotonic(points).map(|c| c.at_or_proportional(f64::from(isl))).filter(|ms| *ms > 0.0)
+            let isl = f64::from(isl);
+            let at_isl = |c: Curve| if isl > c.end() { c.at_or_proportional(isl) } else { c.smooth_at(isl) };
+            Curve::isotonic(points).map(at_isl).filter(|ms| *ms > 0.0)
         };
         let service = Latency { mean_ms: curve(|s| s.mean)?, target_ms: curve(|s| s.target)? };
         Some(Self { gpus, servers: attention_dp.max(1), service })
