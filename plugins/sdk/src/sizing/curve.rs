@@ -82,6 +82,16 @@ impl Curve {
         y0 + t * (d0 * h + t * (c + t * b))
     }
 
+    /// Like [`at`](Self::at), but beyond the last point it goes on as steeply as it rose over its last half.
+    pub fn at_or_straight(&self, x: f64) -> f64 {
+        let end = self.end();
+        let half = self.0.iter().rfind(|p| p.0 <= end / 2.0).or(self.0.first());
+        match half {
+            Some(&(x0, y0)) if x > end && end > x0 => self.at(end) + (self.at(end) - y0) / (end - x0) * (x - end),
+            _ => self.at(x),
+        }
+    }
+
     /// Like [`at`](Self::at), but beyond the last point y grows as x does. For ITL against load that means: what was not
     /// measured brings no more throughput.
     pub fn at_or_proportional(&self, x: f64) -> f64 {
@@ -99,6 +109,7 @@ mod tests {
         let curve = Curve::isotonic([(2.0, 20.0, 1.0), (1.0, 10.0, 5.0), (4.0, 60.0, 1.0)]).unwrap();
         assert_eq!([curve.at(1.0), curve.at(2.0), curve.at(3.0), curve.at(4.0)], [10.0, 20.0, 40.0, 60.0]);
         assert_eq!((curve.at(0.0), curve.at(9.0), curve.at_or_proportional(8.0)), (10.0, 60.0, 120.0));
+        assert_eq!((curve.at_or_straight(5.0), curve.at_or_straight(3.0)), (80.0, 40.0));
     }
 
     #[test]
