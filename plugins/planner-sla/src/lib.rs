@@ -127,7 +127,7 @@ fn assumptions(
     max_utilization: f64,
 ) -> Vec<String> {
     let workload = job.workload;
-    let Deployment { replicas, requests_per_second: rate, meets_demand, gpus } = *deployment;
+    let Deployment { replicas, requests_per_second: rate, meets_demand, gpus, .. } = *deployment;
     let Replicas { prefill, decode } = replicas;
     let mut said = vec![
         format!(

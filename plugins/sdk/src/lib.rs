@@ -42,6 +42,7 @@
 
 mod about;
 pub mod log;
+pub mod packing;
 pub mod queueing;
 mod rows;
 mod settings;

@@ -1,1 +1,228 @@
-//! placeholder
+//! `select-cost`: the pair of engines that serves the demand with the fewest GPUs.
+//!
+//! Each prefill candidate is paired with each decode candidate, and each pair is sized for the demand by the model that
+//! `planner-sla` plans with (`sla_profiler_plugin::sizing`), so that the plan will need the GPUs that the choice was made
+//! by. Without a demand, the pair that serves the greatest rate within the GPU budget wins, which is the same question.
+
+use sla_profiler_plugin::sizing::{DecodeEngine, Deployment, MAX_UTILIZATION, PrefillEngine, Sizing};
+use sla_profiler_plugin::text::figure;
+use sla_profiler_plugin::{
+    About, Candidate, Candidates, Choice, Demand, Error, History, Job, Measurement, Role, Selection, SelectionPolicy,
+    Settings, best_per_candidate,
+};
+
+/// The policy.
+#[derive(Debug)]
+pub struct SelectCost;
+
+sla_profiler_plugin::export_selection!(SelectCost);
+
+impl SelectionPolicy for SelectCost {
+    fn about() -> About {
+        About::new(
+            "select-cost",
+            env!("CARGO_PKG_VERSION"),
+            "Fewest GPUs for the demand within the SLA; greatest rate within the GPU budget where no demand is given.",
+        )
+        .setting("gpu-hour-price", "", "price of one GPU for one hour in any currency, for the reasons; may be empty")
+        .setting(
+            "max-utilization",
+            &MAX_UTILIZATION.to_string(),
+            "highest load of an engine, as a fraction of what it could do at most, 0.05 to 0.99; as for planner-sla",
+        )
+    }
+
+    fn select(job: &Job, demand: &Demand, candidates: &Candidates, history: &History) -> Result<Selection, Error> {
+        let settings = Settings::new(Self::about(), job)?;
+        let price = settings.optional_number("gpu-hour-price", 0.0..=1e6)?;
+        let max_utilization = settings.number("max-utilization", 0.05..=0.99)?;
+        let prefill: Vec<_> = candidates.of(Role::Prefill).filter_map(|c| prefill_option(job, c, history)).collect();
+        let decode: Vec<_> = candidates.of(Role::Decode).filter_map(|c| decode_option(job, c, history)).collect();
+
+        let mut pairs = Vec::new();
+        for p in &prefill {
+            for d in &decode {
+                let sizing = Sizing::new(
+                    p.engine.clone(),
+                    d.engine.clone(),
+                    &job.sla,
+                    max_utilization,
+                    d.candidate.attention_dp,
+                );
+                if let Some(deployment) = sizing.deployment(demand, job.hardware.total_gpus) {
+                    pairs.push(Pair { prefill: p, decode: d, sizing, deployment });
+                }
+            }
+        }
+        // Equal scores keep this order: higher throughput first.
+        let capacity = |pair: &Pair<'_>| pair.sizing.capacity(pair.deployment.replicas);
+        let mut by_capacity: Vec<_> = pairs.iter().map(|pair| (capacity(pair), pair)).collect();
+        by_capacity.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let rank = |role| best_per_candidate(by_capacity.iter().map(|(_, pair)| pair.choice(job, demand, role, price)));
+        let (prefill_ranking, decode_ranking) = (rank(Role::Prefill), rank(Role::Decode));
+        let mut notes = Vec::new();
+        if pairs.is_empty() {
+            let total = job.hardware.total_gpus;
+            notes.push(format!("no pair of a measured prefill and a measured decode engine fits {total} GPUs"));
+        }
+        for (role, ranking) in [("prefill", &prefill_ranking), ("decode", &decode_ranking)] {
+            if let Some(first) = ranking.first().filter(|c| !c.meets_sla) {
+                notes.push(format!("no {role} candidate meets the SLA; the least bad was taken: {}", first.reason));
+            }
+        }
+        if !pairs.is_empty() && pairs.iter().all(|pair| !pair.deployment.meets_demand) {
+            let total = job.hardware.total_gpus;
+            notes.push(format!("no pair serves the demand with {total} GPUs; they are ranked by what they do serve"));
+        }
+        Ok(Selection { prefill: prefill_ranking, decode: decode_ranking, notes })
+    }
+}
+
+/// A prefill candidate that was measured.
+struct PrefillOption<'a> {
+    candidate: Candidate<'a>,
+    engine: PrefillEngine,
+    concurrency: u32,
+}
+
+/// A decode candidate that was measured.
+struct DecodeOption<'a> {
+    candidate: Candidate<'a>,
+    engine: DecodeEngine,
+    measured: Vec<Measurement>,
+    full: bool,
+}
+
+fn prefill_option<'a>(job: &Job, candidate: Candidate<'a>, history: &History) -> Option<PrefillOption<'a>> {
+    let rows = || history.measurements.of(candidate.id);
+    let engine = PrefillEngine::from_measurements(rows(), job.workload.isl, candidate.attention_dp, candidate.gpus)?;
+    let concurrency = rows().filter(|m| m.ttft_ms.is_some()).map(|m| m.concurrency).min()?;
+    Some(PrefillOption { candidate, engine, concurrency })
+}
+
+fn decode_option<'a>(job: &Job, candidate: Candidate<'a>, history: &History) -> Option<DecodeOption<'a>> {
+    let measured: Vec<_> = history.measurements.of(candidate.id).filter(|m| m.itl_ms.is_some()).collect();
+    let most_measured = measured.iter().map(|m| m.concurrency).max()?;
+    let facts = history.facts_of(candidate.id);
+    // An engine that did not say what it can hold, can hold what it was seen to.
+    let (kv_tokens, max_running) = facts.map_or((u32::MAX, most_measured), |f| (f.kv_tokens, f.max_running));
+    let engine = DecodeEngine::from_measurements(
+        measured.iter().copied(),
+        job.workload,
+        candidate.gpus,
+        kv_tokens,
+        max_running,
+    )?;
+    let context = f64::from(job.workload.isl) + f64::from(job.workload.osl) / 2.0;
+    let full = (f64::from(engine.limit()) + 1.0) * context > f64::from(kv_tokens);
+    Some(DecodeOption { candidate, engine, measured, full })
+}
+
+/// A prefill and a decode candidate, sized for the demand.
+struct Pair<'a> {
+    prefill: &'a PrefillOption<'a>,
+    decode: &'a DecodeOption<'a>,
+    sizing: Sizing,
+    deployment: Deployment,
+}
+
+impl Pair<'_> {
+    fn choice(&self, job: &Job, demand: &Demand, role: Role, price: Option<f64>) -> Choice {
+        let missed = self.missed(role);
+        let Deployment { replicas, gpus, share, requests_per_second, meets_demand } = self.deployment;
+        let total = f64::from(job.hardware.total_gpus.max(1));
+        let score = match (missed, demand) {
+            (Some(_), _) => -self.latency_alone_ms(job, role),
+            (None, Demand::Budget) => requests_per_second / total,
+            // Whoever meets the demand stays above whoever uses all GPUs and serves a share of it.
+            (None, _) => share / if meets_demand { f64::from(gpus) } else { total },
+        };
+        let engines = match role {
+            Role::Prefill => replicas.prefill,
+            Role::Decode => replicas.decode,
+        };
+        let binding = match (missed, role) {
+            (Some(target), _) => target,
+            (None, _) if job.sla.e2e_ms.is_some() => "e2e",
+            (None, Role::Prefill) if self.sizing.is_bound_by_target(role, engines) => "ttft",
+            (None, Role::Decode) if self.sizing.is_bound_by_target(role, engines) => "itl",
+            (None, Role::Decode) if self.decode.full => "kv-cache",
+            (None, _) => "",
+        };
+        Choice {
+            candidate: match role {
+                Role::Prefill => self.prefill.candidate.id,
+                Role::Decode => self.decode.candidate.id,
+            },
+            concurrency: match role {
+                Role::Prefill => self.prefill.concurrency,
+                Role::Decode => self.operating_concurrency(job),
+            },
+            meets_sla: missed.is_none(),
+            score,
+            reason: self.reason(role, price),
+            binding: binding.to_owned(),
+        }
+    }
+
+    /// The target that the role misses even without load. What the other role misses is its own fault, except where the
+    /// target is for both.
+    fn missed(&self, role: Role) -> Option<&'static str> {
+        let own = if role == Role::Prefill { "ttft" } else { "itl" };
+        self.sizing.out_of_reach().iter().copied().find(|target| *target == own || *target == "e2e")
+    }
+
+    fn latency_alone_ms(&self, job: &Job, role: Role) -> f64 {
+        let (ttft, itl) = (self.prefill.engine.service.target_ms, self.decode.engine.alone().target_ms);
+        match (job.sla.e2e_ms, role) {
+            (Some(_), _) => ttft + itl * f64::from(job.workload.osl.saturating_sub(1)),
+            (None, Role::Prefill) => ttft,
+            (None, Role::Decode) => itl,
+        }
+    }
+
+    /// The measured load that is nearest to the planned one; within the target if one is.
+    fn operating_concurrency(&self, job: &Job) -> u32 {
+        let replicas = self.deployment.replicas;
+        let planned = self.sizing.expected(replicas, self.sizing.capacity(replicas)).decode_requests.max(1.0);
+        let meets =
+            |m: &&Measurement| job.sla.itl_ms.is_none_or(|limit| m.itl_ms.is_some_and(|itl| itl.target <= limit));
+        let distance = |m: &&Measurement| (f64::from(m.concurrency.max(1)) / planned).ln().abs();
+        let nearest = |points: &mut dyn Iterator<Item = &Measurement>| {
+            points.min_by(|a, b| distance(a).total_cmp(&distance(b))).map(|m| m.concurrency)
+        };
+        let at_job = || self.decode.measured.iter().filter(|m| (m.isl, m.osl) == (job.workload.isl, job.workload.osl));
+        nearest(&mut at_job().filter(meets))
+            .or_else(|| at_job().map(|m| m.concurrency).min())
+            .or_else(|| self.decode.measured.iter().map(|m| m.concurrency).min())
+            .unwrap_or(1)
+    }
+
+    fn reason(&self, role: Role, price: Option<f64>) -> String {
+        let Deployment { replicas, gpus, share, requests_per_second, meets_demand } = self.deployment;
+        let expected = self.sizing.expected(replicas, requests_per_second);
+        let (own, other) = {
+            let prefill = format!("{} × {}", replicas.prefill, self.prefill.candidate.label);
+            let decode = format!("{} × {}", replicas.decode, self.decode.candidate.label);
+            match role {
+                Role::Prefill => (prefill, format!("decode {decode}")),
+                Role::Decode => (decode, format!("prefill {prefill}")),
+            }
+        };
+        let part = if meets_demand { String::new() } else { format!(" ({:.0} % of the demand)", share * 100.0) };
+        let cost = price.map_or_else(String::new, |p| format!(", {:.2} per hour", p * f64::from(gpus)));
+        let missed = match self.sizing.out_of_reach() {
+            [] => String::new(),
+            targets => format!("; misses the SLA: {}", targets.join(", ")),
+        };
+        format!(
+            "{own} and {other}: {gpus} GPUs for {} requests/s{part}{cost}, TTFT {} ms, ITL {} ms{missed}",
+            figure(requests_per_second),
+            figure(expected.ttft.target_ms),
+            figure(expected.itl.target_ms),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,142 @@
-//! placeholder
+//! `sweep-coarse-fine`: the default. Few points everywhere, more where they decide something.
+//!
+//! ```text
+//! prefill.rs   one look at every candidate; a longer one where the SLA or the winner is in doubt
+//! decode.rs    load × 4 until the ITL target breaks; then bisection of the crossing; then the bend of the curve
+//! curves.rs    the winners' curves: a coarse grid, then points where interpolation is worst
+//! priors.rs    which candidates need no look at all
+//! ```
+//!
+//! Starting an engine costs more than measuring it, so a step asks only for candidates that fit the GPUs together, and
+//! stays with them until they are finished. Whatever is known is read from the history; nothing is remembered between
+//! calls, and every rule either asks for a new point or ends.
+
+mod curves;
+mod decode;
+mod prefill;
+mod priors;
+
+use sla_profiler_plugin::{
+    About, Candidate, Candidates, Curve, Error, Goal, History, Job, Probe, Role, Settings, Step, SweepStrategy,
+};
+
+/// The strategy.
+#[derive(Debug)]
+pub struct SweepCoarseFine;
+
+sla_profiler_plugin::export_sweep!(SweepCoarseFine);
+
+impl SweepStrategy for SweepCoarseFine {
+    fn about() -> About {
+        let summary = "Coarse first, then fine around the SLA crossing and where curves bend.";
+        About::new("sweep-coarse-fine", env!("CARGO_PKG_VERSION"), summary)
+            .setting("tolerance", "0.05", "width of the bracket around the SLA crossing, relative, 0.005 to 0.5")
+            .setting("precision", "0.02", "95 % interval of a mean, as ± this fraction of it, 0.001 to 0.5")
+            .setting("curve-tolerance", "0.03", "interpolation error at which a curve gets another point, 0.002 to 0.5")
+            .setting("decode-points", "12", "points per decode candidate at most, bisection aside, 3 to 64")
+            .setting("prefill-curve-points", "10", "points of the prefill curve at most, 3 to 256")
+            .setting("decode-curve-points", "20", "points of the decode curve at most, 6 to 256")
+            .setting("prune", "true", "skip candidates that their prior rules out even with its error")
+    }
+
+    fn next(job: &Job, goal: &Goal, candidates: &Candidates, history: &History) -> Result<Step, Error> {
+        let settings = Settings::new(Self::about(), job)?;
+        let sweep = Sweep {
+            job,
+            candidates,
+            history,
+            tolerance: settings.number("tolerance", 0.005..=0.5)?,
+            precision: settings.number("precision", 0.001..=0.5)?,
+            curve_tolerance: settings.number("curve-tolerance", 0.002..=0.5)?,
+            decode_points: settings.number("decode-points", 3..=64)?,
+            prefill_curve_points: settings.number("prefill-curve-points", 3..=256)?,
+            decode_curve_points: settings.number("decode-curve-points", 6..=256)?,
+            prune: settings.flag("prune")?,
+        };
+        let of = |curve: &Curve| {
+            let unknown = || Error::Other(format!("there is no candidate {} to draw a curve of", curve.candidate));
+            candidates.get(curve.candidate).ok_or_else(unknown)
+        };
+        Ok(match goal {
+            Goal::Prefill => sweep.prefill(),
+            Goal::Decode => sweep.decode(),
+            Goal::PrefillCurve(curve) => sweep.prefill_curve(&of(curve)?, curve),
+            Goal::DecodeCurve(curve) => sweep.decode_curve(&of(curve)?, curve),
+        })
+    }
+}
+
+/// Output tokens of a prefill probe: enough for the engine to answer, too few to matter. As NVIDIA's profiler has it.
+const PREFILL_OSL: u32 = 5;
+
+/// The question, what is known, and the settings.
+struct Sweep<'a> {
+    job: &'a Job,
+    candidates: &'a Candidates,
+    history: &'a History,
+    tolerance: f64,
+    precision: f64,
+    curve_tolerance: f64,
+    decode_points: usize,
+    prefill_curve_points: usize,
+    decode_curve_points: usize,
+    prune: bool,
+}
+
+impl Sweep<'_> {
+    /// A probe as precise as the settings and the SLA's statistic ask for.
+    fn probe(&self, candidate: u32, isl: u32, osl: u32, concurrency: u32, samples: u32) -> Probe {
+        let (relative_precision, max_samples) = match self.job.sla.quantile {
+            None => (self.precision, samples),
+            // A quantile is known by the samples beyond it, not by the mean's interval: with ln 0.05 / ln q samples the
+            // largest lies above it in 95 % of cases.
+            Some(q) => (1e-6, samples.max((0.05f64.ln() / q.clamp(0.01, 0.999_9).ln()).ceil() as u32)),
+        };
+        Probe { candidate, isl, osl, concurrency, relative_precision, max_samples }
+    }
+
+    fn prefill_probe(&self, candidate: &Candidate<'_>, isl: u32) -> Probe {
+        self.probe(candidate.id, isl, PREFILL_OSL, candidate.attention_dp, 48)
+    }
+
+    fn decode_probe(&self, candidate: &Candidate<'_>, isl: u32, osl: u32, concurrency: u32) -> Probe {
+        self.probe(candidate.id, isl, osl, concurrency, 128)
+    }
+
+    /// Most requests of so many tokens that the engine holds at once, as a multiple of its attention-DP ranks. 0 if not
+    /// even one per rank fits; `None` if the engine did not say.
+    fn reach(&self, candidate: &Candidate<'_>, isl: u32, osl: u32) -> Option<u32> {
+        let facts = self.history.facts_of(candidate.id)?;
+        let most = (facts.kv_tokens / isl.saturating_add(osl).max(1)).min(facts.max_running);
+        Some(most - most % candidate.attention_dp)
+    }
+
+    /// The ITL that a decode engine may take: the target, or what an end-to-end target leaves after the best TTFT.
+    fn itl_limit_ms(&self) -> Option<f64> {
+        let sla = &self.job.sla;
+        let Some(e2e_ms) = sla.e2e_ms else { return sla.itl_ms };
+        let is_prefill = |id| self.candidates.role_of(id) == Some(Role::Prefill);
+        let rows = self.history.measurements.rows();
+        let at_job = rows.filter(|m| m.isl == self.job.workload.isl && is_prefill(m.candidate));
+        let best = at_job.filter_map(|m| Some(m.ttft_ms?.target)).fold(f64::INFINITY, f64::min);
+        let ttft_ms = if best.is_finite() { best } else { 0.0 };
+        let later_tokens = self.job.workload.osl.saturating_sub(1);
+        (later_tokens > 0).then(|| (e2e_ms - ttft_ms) / f64::from(later_tokens))
+    }
+
+    /// The limit of a role by itself.
+    fn limit_ms(&self, role: Role) -> Option<f64> {
+        match role {
+            Role::Prefill => self.job.sla.ttft_ms.or(self.job.sla.e2e_ms),
+            Role::Decode => self.itl_limit_ms(),
+        }
+    }
+}
+
+/// A number between two others, in the middle of their ratio.
+fn geometric_middle(a: u32, b: u32) -> u32 {
+    (f64::from(a) * f64::from(b)).sqrt().round() as u32
+}
+
+#[cfg(test)]
+mod tests;

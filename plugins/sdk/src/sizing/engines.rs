@@ -48,7 +48,9 @@ impl PrefillEngine {
             let alone = measured.iter().filter(|m| m.concurrency <= least);
             let points =
                 alone.filter_map(|m| Some((f64::from(m.isl), value(m.ttft_ms.as_ref()?), f64::from(m.samples))));
-            Curve::isotonic(points).map(|c| c.at_or_proportional(f64::from(isl))).filter(|ms| *ms > 0.0)
+            let isl = f64::from(isl);
+            let at_isl = |c: Curve| if isl > c.end() { c.at_or_proportional(isl) } else { c.smooth_at(isl) };
+            Curve::isotonic(points).map(at_isl).filter(|ms| *ms > 0.0)
         };
         let service = Latency { mean_ms: curve(|s| s.mean)?, target_ms: curve(|s| s.target)? };
         Some(Self { gpus, servers: attention_dp.max(1), service })
@@ -215,13 +217,19 @@ impl DecodeEngine {
 }
 
 /// The value at a context: straight between the two measured ones around it, that of the nearest outside.
+///
+/// Of a longer context fewer requests fit the cache, so that its curve ends early; where it only supports another
+/// context it is carried on straight. By itself it is carried on without more throughput, which promises less.
 fn at_context(curves: &[(f64, Curve)], context: f64, requests: f64) -> Option<f64> {
     let after = curves.partition_point(|(c, _)| *c < context);
-    let value = |(c, curve): &(f64, Curve)| (*c, curve.at_or_proportional(requests));
-    let before = after.checked_sub(1).and_then(|i| curves.get(i)).map(value);
-    match (before, curves.get(after).map(value)) {
-        (Some((c0, y0)), Some((c1, y1))) => Some(y0 + (y1 - y0) * (context - c0) / (c1 - c0)),
-        (Some((_, y)), None) | (None, Some((_, y))) => Some(y),
+    let before = after.checked_sub(1).and_then(|i| curves.get(i));
+    match (before, curves.get(after)) {
+        (_, Some((c, curve))) if *c == context => Some(curve.at_or_proportional(requests)),
+        (Some((c0, low)), Some((c1, high))) => {
+            let (y0, y1) = (low.at_or_straight(requests), high.at_or_straight(requests));
+            Some(y0 + (y1 - y0) * (context - c0) / (c1 - c0))
+        }
+        (Some((_, curve)), None) | (None, Some((_, curve))) => Some(curve.at_or_proportional(requests)),
         (None, None) => None,
     }
 }

@@ -60,6 +60,8 @@ pub struct Deployment {
     pub requests_per_second: f64,
     /// Whether the budget reached for the demand.
     pub meets_demand: bool,
+    /// Fraction of the demand that is served: 1 where it is met, or where none was given.
+    pub share: f64,
 }
 
 impl Sizing {
@@ -108,6 +110,25 @@ impl Sizing {
 
     fn later_tokens(&self) -> f64 {
         f64::from(self.decode.osl.saturating_sub(1))
+    }
+
+    /// The prefill engine.
+    pub const fn prefill(&self) -> &PrefillEngine {
+        &self.prefill
+    }
+
+    /// The decode engine, bounded where a target is out of reach.
+    pub const fn decode(&self) -> &DecodeEngine {
+        &self.decode
+    }
+
+    /// Whether the role's own target, and not what it could do at most, bounds what so many engines serve.
+    pub fn is_bound_by_target(&self, role: Role, engines: u32) -> bool {
+        let saturation = match role {
+            Role::Prefill => self.prefill.saturation(engines),
+            Role::Decode => self.decode.saturation(engines),
+        };
+        self.role_capacity(role, engines) < saturation * self.max_utilization * 0.999
     }
 
     /// GPUs of so many engines.
@@ -278,12 +299,14 @@ impl Sizing {
             let replicas = self.replicas(rate)?;
             let gpus = self.gpus(replicas);
             if gpus <= total_gpus {
-                return Some(Deployment { replicas, gpus, requests_per_second: rate, meets_demand: true });
+                let requests_per_second = rate;
+                return Some(Deployment { replicas, gpus, requests_per_second, meets_demand: true, share: 1.0 });
             }
         }
         let (replicas, capacity) = self.within(total_gpus)?;
         let gpus = self.gpus(replicas);
-        Some(Deployment { replicas, gpus, requests_per_second: capacity, meets_demand: wanted.is_none() })
+        let share = wanted.map_or(1.0, |rate| (capacity / rate).clamp(0.0, 1.0));
+        Some(Deployment { replicas, gpus, requests_per_second: capacity, meets_demand: wanted.is_none(), share })
     }
 }
 
