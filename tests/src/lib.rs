@@ -1,1 +1,4 @@
-//! placeholder
+//! What the tests of this package share.
+
+pub mod fixtures;
+pub mod guests;
