@@ -1,5 +1,7 @@
 //! Hostile and broken plugins: each limit is met, each broken file is told apart, and the host goes on.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+
 use std::path::PathBuf;
 
 use sla_profiler::domain::{CurveGoal, Demand, Goal, History, Plan, Selection, Step};
@@ -580,4 +582,27 @@ fn a_long_history_fits_through_the_default_limits() {
     let history = History { measurements, ..history() };
     let sweep = bench.host.sweep(&bench.choice(&guests::measures(&[Probe { concurrency: 9_999, ..GOOD }]))).unwrap();
     assert!(sweep.next(&job(), &Goal::Decode, &candidates(), &history).is_ok());
+}
+
+#[test]
+fn the_inspect_command_prints_a_table_or_json() {
+    use sla_profiler::cli::plugin::PluginCommand;
+
+    let bench = Bench::new();
+    let file = bench.file(&guests::sweep("done"));
+    let print = |json| {
+        let mut out = Vec::new();
+        let options = HostOptions { cache: None, limits: limits() };
+        PluginCommand::Inspect { file: file.clone() }.run_with(options, &mut out, json).unwrap();
+        String::from_utf8(out).unwrap()
+    };
+    let table = print(false);
+    for words in ["sweep strategy", "guest", "0.0.1", "sla-profiler:sweep/strategy@0.1.0 (next)", "depth", "How deep."]
+    {
+        assert!(table.contains(words), "{words}\n{table}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&print(true)).unwrap();
+    assert_eq!(json["schema_version"], 1);
+    assert_eq!(json["kind"], "sweep-strategy");
+    assert_eq!(json["settings"][0]["name"], "depth");
 }
