@@ -1,5 +1,8 @@
 //! Helpers for the tests of this package: where things are, and how to run the program as a user would.
 
+pub mod fixtures;
+pub mod guests;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

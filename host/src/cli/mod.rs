@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 pub mod config;
+pub mod plugin;
 pub mod profile;
 
 use std::io::Write as _;
@@ -52,6 +53,9 @@ enum Command {
     /// Look at the job that a DGDR and flags make, or at the schemas of files
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Look at plugins
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
 }
 
 /// What subcommands work with.
@@ -86,6 +90,10 @@ fn run(command: Command, session: &Session) -> Result<u8, AppError> {
     match command {
         Command::Profile(args) => args.run(session),
         Command::Config(command) => {
+            command.run(&mut printer.out(), printer.is_json())?;
+            Ok(exit_code::OK)
+        }
+        Command::Plugin(command) => {
             command.run(&mut printer.out(), printer.is_json())?;
             Ok(exit_code::OK)
         }

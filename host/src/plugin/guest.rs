@@ -155,3 +155,59 @@ impl Caller<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Keeps what tracing writes.
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_runs_log_gets_bounded_lines_of_bounded_length_and_the_count_of_the_rest() {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .with_max_level(tracing::Level::DEBUG)
+            .finish();
+        let mut log = GuestLog {
+            plugin: "noisy".into(),
+            export: "next",
+            max_lines: 3,
+            max_chars: 20,
+            lines: 0,
+            last: VecDeque::new(),
+        };
+        tracing::subscriber::with_default(subscriber, || {
+            for level in [Level::Debug, Level::Info, Level::Warn, Level::Error, Level::Error] {
+                log.write(level, &format!("\x1b[31m{}\n", "x".repeat(1000)));
+            }
+            log.finish();
+        });
+        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 4, "three lines and the count: {text}");
+        assert!(!text.contains('\x1b') && lines.iter().all(|line| line.len() < 200), "{text}");
+        for (line, level) in lines.iter().zip(["DEBUG", "INFO", "WARN", "WARN"]) {
+            assert!(line.contains(level) && line.contains("noisy") && line.contains("next"), "{line}");
+        }
+        assert!(lines[3].contains("dropped=2"), "{text}");
+    }
+}

@@ -1,9 +1,9 @@
 //! What a file is, read from its bytes before anything is compiled: compiling is where a hostile file costs most.
 
 use wasmtime::Engine;
-use wasmtime::wasmparser::component_types::ComponentEntityType;
+use wasmtime::wasmparser::component_types::{ComponentAnyTypeId, ComponentEntityType, ComponentItem};
 use wasmtime::wasmparser::types::{Types, TypesRef};
-use wasmtime::wasmparser::{Parser, Payload, Validator, WasmFeatures};
+use wasmtime::wasmparser::{BinaryReaderError, Parser, Payload, ValidPayload, Validator, WasmFeatures};
 
 use super::api::Kind;
 use super::contract::{self, ABOUT, LOG, NAMESPACE};
@@ -46,38 +46,49 @@ impl Surface {
         if Parser::is_core_wasm(bytes) {
             return Err(LoadProblem::CoreModule);
         }
-        let malformed = |error: wasmtime::wasmparser::BinaryReaderError| LoadProblem::Malformed(error.to_string());
-        let types = Validator::new_with_features(WasmFeatures::default()).validate_all(bytes).map_err(malformed)?;
-        Self::outermost(bytes, &types).map_err(malformed)
+        Self::outermost(bytes).map_err(|error| LoadProblem::Malformed(error.to_string()))
     }
 
     /// The items of the outermost component; those of modules and components within it are nobody's business.
-    fn outermost(bytes: &[u8], types: &Types) -> Result<Self, wasmtime::wasmparser::BinaryReaderError> {
-        let types = types.as_ref();
-        let mut surface = Self { imports: Vec::new(), exports: Vec::new() };
+    ///
+    /// Everything is validated except for the bodies of functions: the compiler does that, and a plugin from the cache has
+    /// been through it.
+    fn outermost(bytes: &[u8]) -> Result<Self, BinaryReaderError> {
+        let mut validator = Validator::new_with_features(WasmFeatures::default());
+        let (mut imports, mut exports) = (Vec::new(), Vec::new());
         let mut depth = 0_usize;
+        let mut types = None;
         for payload in Parser::new(0).parse_all(bytes) {
-            match payload? {
+            let payload = payload?;
+            if let ValidPayload::End(found) = validator.payload(&payload)? {
+                // The outermost component ends last.
+                types = Some(found);
+            }
+            match payload {
                 Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
                 Payload::End(_) => depth = depth.saturating_sub(1),
                 Payload::ComponentImportSection(section) if depth == 0 => {
                     for import in section {
-                        let name = import?.name.name;
-                        let ty = types.component_item_for_import(name).map(|item| item.ty);
-                        surface.imports.push(Item::new(name, ty, &types));
+                        imports.push(import?.name.name);
                     }
                 }
                 Payload::ComponentExportSection(section) if depth == 0 => {
                     for export in section {
-                        let name = export?.name.name;
-                        let ty = types.component_item_for_export(name).map(|item| item.ty);
-                        surface.exports.push(Item::new(name, ty, &types));
+                        exports.push(export?.name.name);
                     }
                 }
                 _ => {}
             }
         }
-        Ok(surface)
+        let Some(types) = types.as_ref().map(Types::as_ref) else {
+            return Ok(Self { imports: Vec::new(), exports: Vec::new() });
+        };
+        let import = |name| Item::new(name, types.component_item_for_import(name), types);
+        let export = |name| Item::new(name, types.component_item_for_export(name), types);
+        Ok(Self {
+            imports: imports.into_iter().map(import).collect(),
+            exports: exports.into_iter().map(export).collect(),
+        })
     }
 
     /// Which kind of plugin this is, and that nothing stands against running it.
@@ -125,8 +136,8 @@ impl Surface {
 }
 
 impl Item {
-    fn new(name: &str, ty: Option<ComponentEntityType>, types: &TypesRef<'_>) -> Self {
-        let abilities = match ty {
+    fn new(name: &str, item: Option<&ComponentItem>, types: TypesRef<'_>) -> Self {
+        let abilities = match item.map(|item| item.ty) {
             Some(ComponentEntityType::Instance(id)) => types
                 .get(id)
                 .into_iter()
@@ -166,7 +177,6 @@ impl Item {
 
 /// Types ask for nothing, except for resources: these are handles to something that the host would have to own.
 fn is_ability(ty: &ComponentEntityType) -> bool {
-    use wasmtime::wasmparser::component_types::ComponentAnyTypeId;
     !matches!(ty, ComponentEntityType::Type { created, .. } if !matches!(created, ComponentAnyTypeId::Resource(_)))
 }
 

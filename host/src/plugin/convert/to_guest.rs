@@ -179,3 +179,94 @@ pub fn engine(engine: &PlannedEngine<'_>) -> planner::Engine {
         concurrency: engine.concurrency,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::candidate::Prior;
+    use crate::domain::{EngineFacts, Failure, FailureClass, Mapping, Probe, Role};
+
+    fn stat(target: f64) -> Stat {
+        Stat { mean: 1.0, p50: 2.0, p90: 3.0, p99: 4.0, ci_low: 5.0, ci_high: 6.0, target }
+    }
+
+    fn measurement(candidate: u32, ttft_ms: Option<Stat>, itl_ms: Option<Stat>) -> Measurement {
+        Measurement {
+            candidate,
+            isl: 11,
+            osl: 12,
+            concurrency: 13,
+            concurrency_seen: 14.0,
+            ttft_ms,
+            itl_ms,
+            samples: 15,
+            failed_requests: 16,
+            input_tokens_per_second_per_gpu: 17.0,
+            output_tokens_per_second_per_gpu: 18.0,
+            kv_usage: 0.19,
+            kv_usage_nominal: 0.2,
+            duration_s: 21.0,
+        }
+    }
+
+    #[test]
+    fn no_candidates_row_is_lost_or_moved() {
+        let prior = |n: u32| Prior {
+            latency_ms: f64::from(n),
+            tokens_per_second_per_gpu: f64::NAN,
+            relative_error: 0.5,
+            kv_tokens: 1e6,
+        };
+        let all: Vec<Candidate> = [Mapping::tensor(2), Mapping::data_expert(8), Mapping::tensor_expert(4)]
+            .into_iter()
+            .zip([Role::Decode, Role::Prefill, Role::Decode])
+            .zip(0..)
+            .map(|((mapping, role), n)| Candidate { role, mapping, prior: prior(n) })
+            .collect();
+        let table = candidates(&all);
+        assert_eq!(table.role, [types::Role::Decode, types::Role::Prefill, types::Role::Decode]);
+        assert_eq!(table.label, ["tp2", "dep8", "tep4"]);
+        assert_eq!(table.gpus, [2, 8, 4]);
+        assert_eq!((table.tp, table.pp), (vec![2, 1, 4], vec![1, 1, 1]));
+        assert_eq!((table.attention_dp, table.moe_tp, table.moe_ep), (vec![1, 8, 1], vec![2, 1, 1], vec![1, 8, 4]));
+        assert_eq!(table.prior_latency_ms, [0.0, 1.0, 2.0]);
+        assert_eq!(table.prior_tokens_per_second_per_gpu.iter().filter(|rate| rate.is_nan()).count(), 3);
+        assert_eq!((table.prior_relative_error.len(), table.prior_kv_tokens.len()), (3, 3));
+    }
+
+    #[test]
+    fn what_was_not_measured_is_nan_in_its_row_only() {
+        let rows = [measurement(7, Some(stat(70.0)), None), measurement(9, None, Some(stat(90.0)))];
+        let table = measurements(rows.iter());
+        assert_eq!(table.candidate, [7, 9]);
+        assert!(table.ttft_ms.target[0] == 70.0 && table.ttft_ms.target[1].is_nan());
+        assert!(table.itl_ms.target[0].is_nan() && table.itl_ms.target[1] == 90.0);
+        let columns = [&table.ttft_ms, &table.itl_ms].map(|s| [&s.mean, &s.p50, &s.p90, &s.p99, &s.ci_low, &s.ci_high]);
+        assert!(columns.iter().flatten().all(|column| column.len() == 2));
+        let first = columns[0].map(|column| column[0]);
+        assert_eq!(first, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "no statistic stands in another's column");
+        assert_eq!((table.isl, table.osl, table.concurrency), (vec![11; 2], vec![12; 2], vec![13; 2]));
+        assert_eq!(
+            (table.concurrency_seen, table.samples, table.failed_requests),
+            (vec![14.0; 2], vec![15; 2], vec![16; 2])
+        );
+        assert_eq!(table.input_tokens_per_second_per_gpu, [17.0; 2]);
+        assert_eq!(table.output_tokens_per_second_per_gpu, [18.0; 2]);
+        assert_eq!(table.kv_usage, [0.19; 2], "the measured one");
+    }
+
+    #[test]
+    fn a_failed_engine_has_concurrency_zero() {
+        let probe = Probe { candidate: 1, isl: 10, osl: 20, concurrency: 30, relative_precision: 0.1, max_samples: 5 };
+        let failure = |class, probe| Failure { candidate: 1, class, probe, reason: "no".into() };
+        let table = history(&History {
+            facts: vec![EngineFacts { candidate: 1, kv_tokens: 2, max_running: 3, launch_s: 4.0 }],
+            measurements: vec![],
+            failures: vec![failure(FailureClass::Launch, None), failure(FailureClass::Timeout, Some(probe))],
+        });
+        assert_eq!(table.failures.concurrency, [0, 30]);
+        assert_eq!((table.failures.isl, table.failures.osl), (vec![0, 10], vec![0, 20]));
+        assert_eq!(table.failures.class, [types::FailureClass::Launch, types::FailureClass::Timeout]);
+        assert_eq!((table.facts.kv_tokens, table.facts.max_running), (vec![2], vec![3]));
+    }
+}

@@ -1,0 +1,3 @@
+(func (export "sla-profiler:sweep/strategy@0.1.0#next") (param i32) (result i32)
+  (loop $again (br $again))
+  unreachable)

@@ -1,0 +1,2 @@
+(data (i32.const 4096) "\00\00\00\00\01\00\00\00" (i32 4112 4) "a\ff\feb")
+(func (export "sla-profiler:sweep/strategy@0.1.0#next") (param i32) (result i32) (i32.const 4096))
