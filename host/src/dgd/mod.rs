@@ -33,7 +33,7 @@ use crate::{
     spec::{DgdApi, RunSpec},
 };
 
-pub use profile_data::{DecodeTable, PrefillTable, ProfileData};
+pub use profile_data::{DecodePoint, DecodeTable, PLANNER_MIN_POINTS, PrefillPoint, PrefillTable, ProfileData};
 pub use read::{ReadError, workers};
 pub use yaml::{documents, to_yaml};
 

@@ -95,8 +95,8 @@ pub(super) fn add(
 /// Mounts the profile data into planner and mockers; gives the ConfigMap.
 pub(super) fn add_profile(spec: &RunSpec, profile: &ProfileData, components: &mut [Component]) -> Value {
     let data = json!({
-        "prefill_raw_data.json": profile.prefill.to_json().to_string(),
-        "decode_raw_data.json": profile.decode.to_json().to_string(),
+        "prefill_raw_data.json": line_per_key(&profile.prefill.to_json()),
+        "decode_raw_data.json": line_per_key(&profile.decode.to_json()),
     });
     let (name, map) = config_map(spec, "planner-profile-data", data);
     for component in components {
@@ -110,6 +110,13 @@ pub(super) fn add_profile(spec: &RunSpec, profile: &ProfileData, components: &mu
         }
     }
     map
+}
+
+/// JSON with each key of a map on a line of its own: readable in the ConfigMap, without a line for each number.
+fn line_per_key(value: &Value) -> String {
+    let entries = value.as_object().into_iter().flatten();
+    let lines: Vec<_> = entries.map(|(key, value)| format!("  {}: {value}", Value::from(key.as_str()))).collect();
+    format!("{{\n{}\n}}\n", lines.join(",\n"))
 }
 
 fn config_map(spec: &RunSpec, prefix: &str, data: Value) -> (String, Value) {
