@@ -3,6 +3,8 @@
 //! `tests/golden/input/valid` and `invalid` are listed, so that a file dropped there is a test; what is expected stands in
 //! `<name>.expected`. `SLA_PROFILER_UPDATE=1 cargo test --test input` writes it anew.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helpers may fail by panicking")]
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use serde::Deserialize;
 
-use super::error::{SpecError, edit_distance};
+use super::error::SpecError;
 use crate::domain::{Dtype, GpuSku, Model};
 
 /// Models and GPUs whose figures come with the program.
@@ -128,7 +128,7 @@ pub fn find_model(name: &str) -> Result<Model, SpecError> {
 
 fn unknown_hint(name: &str, catalog: &Catalog) -> String {
     let wanted = last_part(name).to_ascii_lowercase();
-    let distance = |model: &Model| edit_distance(&wanted, &last_part(&model.name).to_ascii_lowercase());
+    let distance = |model: &Model| strsim::levenshtein(&wanted, &last_part(&model.name).to_ascii_lowercase());
     let mut near: Vec<(usize, String)> = catalog.models().map(|model| (distance(&model), model.name)).collect();
     near.sort();
     let near: Vec<String> =
@@ -217,9 +217,9 @@ mod tests {
         assert_eq!(find_model("QWEN/qwen3-8b").unwrap().name, "Qwen/Qwen3-8B");
         assert_eq!(find_model("qwen3-8b").unwrap().name, "Qwen/Qwen3-8B");
         assert_eq!(find_model("unsloth/Qwen3-8B").unwrap().name, "Qwen/Qwen3-8B");
-        let error = find_model("Llama-3.1-8B-Instruct-FP8").unwrap_err();
+        let error = find_model("Meta-Llama-3.1-8B-Instruct-FP8").unwrap_err();
         assert!(error.to_string().contains("several"), "{error}");
-        assert!(error.hint().unwrap().contains("nvidia/Llama-3.1-8B-Instruct-FP8"));
+        assert!(error.hint().unwrap().contains("RedHatAI/Meta-Llama-3.1-8B-Instruct-FP8"));
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub(super) fn model_problem(model: &Model) -> Option<String> {
     if let Some((name, value)) = figures.iter().chain(&optional).find(|(_, value)| *value > MOST) {
         return Some(format!("{name} is {value}, more than any model has"));
     }
-    if model.heads % model.kv_heads != 0 {
+    if !model.heads.is_multiple_of(model.kv_heads) {
         return Some(format!("heads ({}) is no multiple of kv_heads ({})", model.heads, model.kv_heads));
     }
     if model.name.trim().is_empty() {

@@ -88,15 +88,15 @@ impl Node {
         }
     }
 
-    /// Gives this value and all within it the same place: a text within a text is pointed at as a whole.
-    pub fn move_to(&mut self, at: Position) {
-        self.at = at;
+    /// Moves this value and all within it: a text within a text is pointed at in the outer one.
+    pub fn relocate(&mut self, to: &impl Fn(Position) -> Position) {
+        self.at = to(self.at);
         match &mut self.value {
-            Value::List(items) => items.iter_mut().for_each(|item| item.move_to(at)),
+            Value::List(items) => items.iter_mut().for_each(|item| item.relocate(to)),
             Value::Map(entries) => {
                 for entry in entries {
-                    entry.key_at = at;
-                    entry.node.move_to(at);
+                    entry.key_at = to(entry.key_at);
+                    entry.node.relocate(to);
                 }
             }
             _ => {}
@@ -218,10 +218,23 @@ impl Text {
         })
     }
 
+    /// Where a position within `inner`, a text that stands at `outer` of this one, is in this one. The whole inner text,
+    /// where its lines are not found again (folded or escaped).
+    pub fn within(&self, outer: Position, inner: &Text, at: Position) -> Position {
+        let line = (outer.line + at.line).saturating_sub(1);
+        let found = || {
+            let content = inner.text.lines().nth(at.line.checked_sub(1)?)?.trim_end();
+            let ours = self.text.lines().nth(line.checked_sub(1)?)?;
+            let byte = ours.find(content).filter(|_| !content.is_empty())?;
+            Some(ours.get(..byte)?.chars().count())
+        };
+        found().map_or(outer, |before| Position { line, column: before + at.column, width: at.width })
+    }
+
     /// All documents of a YAML stream that hold anything; JSON is YAML here.
     pub fn documents(&self) -> Result<Vec<Node>, SpecError> {
         let options = serde_yaml::options! {
-            // `on` and `yes` stay text, as for Kubernetes' own YAML 1.2 reader.
+            // YAML 1.2: `on` and `yes` are text.
             strict_booleans: true,
             with_snippet: false,
             // A NaN shall reach the check that names the field.

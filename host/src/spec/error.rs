@@ -83,12 +83,12 @@ impl SpecError {
     /// Message, place with the line and a caret, and hint; several lines without a closing newline.
     ///
     /// ```text
-    /// `spec.sla.ttft` must be greater than 0, not -5
-    ///   --> dgdr.yaml:8:11
+    /// unknown field `tfft` in `spec.sla`
+    ///    --> dgdr.yaml:8:5
     ///    |
-    ///  8 |     ttft: -5
-    ///    |           ^^
-    /// hint: targets are in milliseconds
+    ///  8 |     tfft: 200
+    ///    |     ^^^^
+    /// hint: did you mean `ttft`?
     /// ```
     pub fn render(&self) -> String {
         let mut out = self.0.message.clone();
@@ -133,41 +133,15 @@ pub(super) fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) 
     let word = plain(word);
     names
         .into_iter()
-        .map(|name| (edit_distance(&word, &plain(name)), name))
+        .map(|name| (strsim::levenshtein(&word, &plain(name)), name))
         .filter(|(distance, name)| *distance <= 1 + name.len() / 4)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
 }
 
-/// Levenshtein distance in characters.
-pub(super) fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut previous: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        let mut row = vec![left];
-        for (above, to) in previous.iter().skip(1).zip(&b) {
-            left = (above + 1).min(left + 1).min(diagonal + usize::from(from != *to));
-            diagonal = *above;
-            row.push(left);
-        }
-        previous = row;
-    }
-    previous.last().copied().unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn edit_distance_counts_insertions_deletions_and_substitutions() {
-        assert_eq!(edit_distance("kitten", "sitting"), 3);
-        assert_eq!(edit_distance("", "abc"), 3);
-        assert_eq!(edit_distance("abc", ""), 3);
-        assert_eq!(edit_distance("abc", "abc"), 0);
-    }
 
     #[test]
     fn a_far_name_is_no_suggestion() {

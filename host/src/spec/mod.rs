@@ -35,7 +35,7 @@ pub use catalog::{Catalog, find_gpu, find_model};
 pub use error::{ErrorKind, Place, SpecError};
 pub use flags::Flags;
 pub use model_config::read_model_config;
-pub use names::{MAX_POD_NAME, longest_component_name};
+pub use names::{LONGEST_COMPONENT, MAX_POD_NAME};
 pub use resolve::{Origin, OriginEntry, Resolved, load};
 pub use run_spec::*;
 pub use schema::dgdr_schema;

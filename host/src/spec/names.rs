@@ -1,19 +1,12 @@
 //! Names that Kubernetes and Dynamo accept.
 
-use crate::domain::Backend;
-
 /// Longest that DGD name and component name may be together, in characters: Grove, which starts the pods, needs the
 /// rest of the 63 of a pod name (Dynamo issues 8480 and 8566).
 pub const MAX_POD_NAME: usize = 45;
 
-/// Characters of the longest component name in a generated DGD, as Dynamo's templates for the engine call them.
-pub const fn longest_component_name(backend: Backend) -> &'static str {
-    match backend {
-        Backend::Vllm => "VllmPrefillWorker",
-        Backend::Sglang => "SglangPrefillWorker",
-        Backend::Trtllm => "TRTLLMPrefillWorker",
-    }
-}
+/// The longest name of a component that a generated DGD always has. The finished DGD is checked again with all of its
+/// components, among them those that the user's overrides add.
+pub const LONGEST_COMPONENT: &str = "Frontend";
 
 /// Why `name` is no DNS-1123 label; `None` if it is one.
 pub(super) fn label_problem(name: &str) -> Option<&'static str> {

@@ -59,7 +59,8 @@ impl ReadError {
         if !self.named {
             self.named = true;
             if !path.is_empty() {
-                self.message = format!("`{path}`: {}", self.message);
+                let colon = if self.message.starts_with("must be") { "" } else { ":" };
+                self.message = format!("`{path}`{colon} {}", self.message);
             }
         }
         self
@@ -77,6 +78,16 @@ impl std::error::Error for ReadError {}
 impl de::Error for ReadError {
     fn custom<T: fmt::Display>(message: T) -> Self {
         ReadError { message: message.to_string(), hint: None, at: None, named: false }
+    }
+
+    fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        let found = match found {
+            de::Unexpected::Seq => "a list".to_owned(),
+            de::Unexpected::Map => "a map".to_owned(),
+            de::Unexpected::Unit => "nothing".to_owned(),
+            other => other.to_string(),
+        };
+        Self::custom(format!("must be {expected}, not {found}"))
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
-use super::document::{Entry, Node, Text, Value};
+use super::document::{Entry, Node, Position, Text, Value};
 use super::error::{Place, SpecError};
 use super::profiler::{ANNOTATION, BLOCK, Plugin, Profiler};
 use super::reader::{Spelling, camel_case, join, read, read_json, snake_case};
@@ -253,9 +253,14 @@ fn metadata(object: &mut Node, version: Version, text: &Text) -> Result<Names, S
     let annotation = node.get("annotations").and_then(|a| a.get(ANNOTATION)).cloned();
     if let (Some(annotation), Some(content)) = (&annotation, annotation.as_ref().and_then(Node::text)) {
         let inner = Text { name: format!("the annotation {ANNOTATION}"), text: content.to_owned() };
-        let mut block =
-            inner.single().map_err(|error| SpecError::config(error.to_string()).at(text.place(annotation.at)))?;
-        block.move_to(annotation.at);
+        let mut block = inner.single().map_err(|error| {
+            let at = error.place().map_or(annotation.at, |place| {
+                let at = Position { line: place.line, column: place.column, width: place.width };
+                text.within(annotation.at, &inner, at)
+            });
+            SpecError::config(error.to_string()).at(text.place(at))
+        })?;
+        block.relocate(&|at| text.within(annotation.at, &inner, at));
         let path: &[&str] = match version {
             Version::V1beta1 => &["spec"],
             Version::V1alpha1 => &["spec", "profilingConfig", "config"],

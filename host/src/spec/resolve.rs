@@ -12,7 +12,7 @@ use super::document::Text;
 use super::error::{ErrorKind, Place, SpecError};
 use super::flags::Flags;
 use super::model_config::read_model_config;
-use super::names::{MAX_POD_NAME, label_problem, longest_component_name};
+use super::names::{LONGEST_COMPONENT, MAX_POD_NAME, label_problem};
 use super::profiler::{Plugin, Setting};
 use super::request::{Given, Request, Version, parse};
 use super::run_spec::*;
@@ -192,7 +192,7 @@ impl Resolver<'_> {
             Version::V1beta1 => &self.defaults.v1beta1,
         };
         let backend = self.backend(&mut request);
-        let naming = self.naming(&mut request, backend)?;
+        let naming = self.naming(&mut request)?;
         let model_cache = self.model_cache(&mut request)?;
         let model = self.model(&mut request, model_cache.as_ref())?;
         let hardware = self.hardware(&mut request)?;
@@ -223,6 +223,7 @@ impl Resolver<'_> {
             simulation,
             output_dir: output_dir.map(PathBuf::from),
         };
+        self.origins.sort_by_key(|entry| rank(&entry.path));
         Ok(Resolved { spec, origins: self.origins, warnings: self.warnings })
     }
 
@@ -266,7 +267,7 @@ impl Resolver<'_> {
         backend
     }
 
-    fn naming(&mut self, request: &mut Request, backend: Backend) -> Result<Naming, SpecError> {
+    fn naming(&mut self, request: &mut Request) -> Result<Naming, SpecError> {
         let stem = match self.source {
             Source::File(path) => {
                 path.file_stem().and_then(|stem| stem.to_str()).filter(|s| label_problem(s).is_none())
@@ -294,12 +295,17 @@ impl Resolver<'_> {
         };
         self.record("deployment.name", &dgd.value, dgd.origin.clone());
         let dgd = dgd.label()?;
-        let component = longest_component_name(backend);
-        let length = dgd.value.len() + component.len();
+        if !dgd.value.starts_with(|c: char| c.is_ascii_lowercase()) {
+            return Err(dgd.error(format_args!(
+                "makes the deployment's name `{}`, which must begin with a letter: its services are called after it",
+                dgd.value
+            )));
+        }
+        let length = dgd.value.len() + LONGEST_COMPONENT.len();
         if length > MAX_POD_NAME {
             return Err(dgd
                 .error(format_args!(
-                    "is too long: the deployment's name `{}` and the component name `{component}` have {length} \
+                    "is too long: the deployment's name `{}` and the component name `{LONGEST_COMPONENT}` have {length} \
                      characters together, and pods may have {MAX_POD_NAME}",
                     dgd.value
                 ))
@@ -342,7 +348,8 @@ impl Resolver<'_> {
         }
         let (model, origin) = self.model_figures(&name, figures, cache)?;
         self.record("model", &model.name, name.origin);
-        let summary = format!("{:.1} B parameters, {:?} weights", model.parameters() / 1e9, model.weight_dtype);
+        let dtype = format!("{:?}", model.weight_dtype).to_lowercase();
+        let summary = format!("{:.1} B parameters, {dtype} weights", model.parameters() / 1e9);
         self.record("modelFigures", &summary, origin);
         Ok(model)
     }
@@ -794,6 +801,30 @@ impl Resolver<'_> {
     }
 }
 
+/// Place of a value in the listing: the order of a DGDR.
+fn rank(path: &str) -> usize {
+    const ORDER: [&str; 15] = [
+        "metadata",
+        "model",
+        "modelFigures",
+        "modelCache",
+        "backend",
+        "image",
+        "runtimeVersionOverride",
+        "hardware",
+        "workload",
+        "sla",
+        "features",
+        "overrides",
+        "deployment",
+        "autoApply",
+        "outputDir",
+    ];
+    let first = path.split('.').next().unwrap_or(path);
+    // What is left is ours and comes last.
+    ORDER.iter().position(|key| *key == first).unwrap_or(ORDER.len())
+}
+
 fn entry(path: &str, value: &str, origin: Origin) -> OriginEntry {
     OriginEntry { path: path.to_owned(), value: value.into(), origin }
 }
@@ -805,3 +836,6 @@ fn plugin_source(text: &str, folder: Option<&Path>) -> PluginSource {
     }
     PluginSource::File(folder.map_or_else(|| PathBuf::from(text), |folder| folder.join(text)))
 }
+
+#[cfg(test)]
+mod tests;
