@@ -3,10 +3,11 @@
 use std::fmt::{self, Display};
 
 use super::exit_code as code;
+use crate::cli::plugin::PluginCommandError;
 use crate::phases::RunError;
 use crate::plugin::PluginError;
 use crate::run::{DirError, JournalError};
-use crate::spec::SpecError;
+use crate::spec::{ErrorKind, SpecError};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,9 @@ pub enum AppError {
     /// A plugin.
     #[error(transparent)]
     Plugin(#[from] PluginError),
+    /// A plugin command.
+    #[error(transparent)]
+    PluginCommand(#[from] PluginCommandError),
     /// The output directory.
     #[error(transparent)]
     Dir(#[from] DirError),
@@ -60,9 +64,13 @@ impl AppError {
     /// See [`super::exit_code`]. Exhaustive, so that a new error does not compile without a code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            AppError::Spec(_) => code::INPUT,
+            AppError::Spec(error) => match error.kind() {
+                ErrorKind::Usage => code::USAGE,
+                ErrorKind::Config => code::INPUT,
+            },
             AppError::Usage { .. } => code::USAGE,
-            AppError::Plugin(error) => plugin_code(error),
+            AppError::Plugin(error) | AppError::PluginCommand(PluginCommandError::Plugin(error)) => plugin_code(error),
+            AppError::PluginCommand(PluginCommandError::Output(_)) => code::UNEXPECTED,
             AppError::Dir(_) | AppError::Journal(_) => code::OUTPUT,
             AppError::Run(error) => match error {
                 RunError::Plugin(error) => plugin_code(error),
@@ -83,7 +91,9 @@ impl AppError {
         match self {
             AppError::Spec(error) => error.hint().map(str::to_owned),
             AppError::Usage { hint, .. } => hint.clone(),
-            AppError::Plugin(error) | AppError::Run(RunError::Plugin(error)) => error.hint(),
+            AppError::Plugin(error)
+            | AppError::PluginCommand(PluginCommandError::Plugin(error))
+            | AppError::Run(RunError::Plugin(error)) => error.hint(),
             AppError::Dir(error) | AppError::Run(RunError::Dir(error)) => error.hint(),
             AppError::Journal(error) | AppError::Run(RunError::Journal(error)) => error.hint(),
             AppError::Run(RunError::BadDecision { .. }) => {
@@ -97,7 +107,7 @@ impl AppError {
                 "give more GPUs (--total-gpus, --num-gpus-per-node), GPUs with more memory, or a smaller or quantised model"
                     .to_owned(),
             ),
-            AppError::Run(_) | AppError::Io { .. } => None,
+            AppError::Run(_) | AppError::Io { .. } | AppError::PluginCommand(PluginCommandError::Output(_)) => None,
         }
     }
 

@@ -56,7 +56,7 @@ pub fn run(context: &mut Context<'_>, chosen: &Chosen) -> Result<(Generated, Pla
         profile: Some(&profile),
     })?;
     if let Some(artifacts) = context.artifacts {
-        artifacts.deployment(context, &files, chosen)?;
+        artifacts.deployment(context, &files)?;
     }
     let name = |candidate: &Candidate| candidate.mapping.label();
     let summary = format!(

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-use super::{Event, Journal, JournalError, Record};
+use super::{Event, Journal, JournalError, Phase, Record};
 use crate::domain::{History, Probe};
 
 /// Somebody who watches a run: progress display, status file, log.
@@ -26,6 +26,8 @@ struct Inner {
     /// None in a dry run.
     journal: Option<Journal>,
     history: History,
+    /// In which phase each measurement of the history was asked for.
+    phases: Vec<Phase>,
     /// What an earlier part of this run found out; a point moves to `history` when it is asked for again.
     known: History,
     observers: Vec<Box<dyn Observer>>,
@@ -37,7 +39,7 @@ impl Recorder {
         let mut known = History::default();
         past.iter().for_each(|record| apply(&mut known, &record.event));
         Self {
-            inner: Arc::new(Mutex::new(Inner { journal, history: History::default(), known, observers })),
+            inner: Arc::new(Mutex::new(Inner { journal, history: History::default(), phases: Vec::new(), known, observers })),
             started: Instant::now(),
             offset_s: past.last().map_or(0.0, |record| record.at_s),
         }
@@ -56,21 +58,24 @@ impl Recorder {
     pub fn record(&self, event: Event) -> Result<(), JournalError> {
         let at_s = self.now_s();
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner { journal, history, observers, .. } = &mut *inner;
+        let Inner { journal, history, phases, observers, .. } = &mut *inner;
         let record = match journal {
             Some(journal) => journal.append(at_s, event)?,
             None => Record { seq: 0, at_s, event },
         };
         apply(history, &record.event);
+        if let Event::Measured { phase, .. } = record.event {
+            phases.push(phase);
+        }
         observers.iter_mut().for_each(|observer| observer.on(&record, history));
         Ok(())
     }
 
     /// Takes a point over from an earlier part of this run, where it is known from there: then it is in the history, as
     /// if it had just been measured (or had just failed), and nobody is told.
-    pub fn recall(&self, probe: &Probe) -> bool {
+    pub fn recall(&self, phase: Phase, probe: &Probe) -> bool {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner { history, known, .. } = &mut *inner;
+        let Inner { history, phases, known, .. } = &mut *inner;
         let measurement = known.measurements.iter().find(|m| m.point() == probe.point());
         let failure = known.failures.iter().find(|failure| {
             failure.candidate == probe.candidate && failure.probe.is_none_or(|p| p.point() == probe.point())
@@ -82,7 +87,10 @@ impl Recorder {
             history.facts.extend(known.facts_of(probe.candidate).cloned());
         }
         match measurement {
-            Some(measurement) => history.measurements.push(measurement.clone()),
+            Some(measurement) => {
+                history.measurements.push(measurement.clone());
+                phases.push(phase);
+            }
             None => history.failures.extend(failure.cloned()),
         }
         true
@@ -91,6 +99,11 @@ impl Recorder {
     /// Runs `read` on all that is known so far.
     pub fn with_history<T>(&self, read: impl FnOnce(&History) -> T) -> T {
         read(&self.inner.lock().unwrap_or_else(PoisonError::into_inner).history)
+    }
+
+    /// In which phase each measurement of the history was asked for.
+    pub fn phases(&self) -> Vec<Phase> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).phases.clone()
     }
 
     /// A copy of all that is known so far.
