@@ -34,8 +34,10 @@ use crate::{
 pub struct NpzError(#[from] WriteNpzError);
 
 /// What is kept of a statistic beside its mean.
-const STATISTICS: [(&str, fn(&Stat) -> f64); 5] =
+const STATISTICS: [(&str, Pick); 5] =
     [("ci_low", |s| s.ci_low), ("ci_high", |s| s.ci_high), ("p50", |s| s.p50), ("p90", |s| s.p90), ("p99", |s| s.p99)];
+
+type Pick = fn(&Stat) -> f64;
 
 /// Contents of `selected_prefill_interpolation/raw_data.npz`.
 ///

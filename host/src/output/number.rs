@@ -30,6 +30,15 @@ pub fn short(value: f64) -> String {
     grouped(value, decimals_for(value))
 }
 
+/// A value with the half width of its interval, to the same decimals: `181 ±4`, `9.40 ±0.19`.
+pub fn with_error(value: f64, half: f64) -> String {
+    let decimals = decimals_for(value);
+    if !half.is_finite() {
+        return grouped(value, decimals);
+    }
+    format!("{} ±{}", grouped(value, decimals), grouped(half.abs(), decimals))
+}
+
 /// As a person would write it: up to three decimals, none that are zero: `20`, `12.5`.
 pub fn plain(value: f64) -> String {
     let text = grouped(value, 3);
@@ -73,6 +82,8 @@ mod tests {
         for (value, text) in cases {
             assert_eq!(short(value), text);
         }
+        assert_eq!((with_error(181.3, 3.6), with_error(9.4, 0.188)), ("181 ±4".into(), "9.40 ±0.19".into()));
+        assert_eq!(with_error(9.4, f64::NAN), "9.40");
         assert_eq!((plain(20.0), plain(12.5), plain(1_000.0)), ("20".into(), "12.5".into(), "1,000".into()));
         assert_eq!(grouped(-0.001, 1), "0.0");
         assert_eq!(grouped(999_999.96, 1), "1,000,000.0");

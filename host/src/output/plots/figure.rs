@@ -446,12 +446,12 @@ impl Layout<'_> {
         Ok(())
     }
 
+    fn draw_leaders<DB: DrawingBackend>(&self, canvas: &Canvas<'_, DB>) -> Result<(), PlotError> {
+        let mut leaders = self.texts.iter().filter_map(|t| t.leader);
+        leaders.try_for_each(|(from, to)| canvas.path(&[from, to], palette::GREY, 2.0))
+    }
+
     fn draw_texts<DB: DrawingBackend>(&self, canvas: &Canvas<'_, DB>) -> Result<(), PlotError> {
-        for Placed { leader, .. } in &self.texts {
-            if let Some((from, to)) = leader {
-                canvas.path(&[*from, *to], palette::GREY, 2.0)?;
-            }
-        }
         for Placed { text, rect, kind, colour, crossed, .. } in &self.texts {
             if *crossed {
                 let Rect { left, top, right, bottom } = *rect;
@@ -532,6 +532,7 @@ impl Drawing for Layout<'_> {
         }
         self.draw_shades(canvas)?;
         self.draw_axes(canvas)?;
+        self.draw_leaders(canvas)?;
         self.draw_data(canvas)?;
         self.draw_texts(canvas)?;
         self.draw_legend(canvas)
