@@ -14,12 +14,16 @@ const FOLDER_VARIABLE: &str = "SLA_PROFILER_PLUGINS";
 fn main() -> Result<(), Box<dyn Error>> {
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR for build scripts")?);
     let folder = match env::var_os(FOLDER_VARIABLE).filter(|folder| !folder.is_empty()) {
-        Some(folder) => PathBuf::from(folder),
-        None => target_dir(&out_dir).join("plugins"),
+        Some(folder) if Path::new(&folder).is_dir() => PathBuf::from(folder),
+        Some(folder) => return Err(format!("{FOLDER_VARIABLE}: there is no folder {}", folder.display()).into()),
+        None => {
+            let folder = target_dir(&out_dir).join("plugins");
+            // cargo takes a path that is missing for one that changed, and would build the host anew every time. Where
+            // the folder cannot be made, that is all that happens.
+            let _ = fs::create_dir_all(&folder);
+            folder
+        }
     };
-    // cargo takes a path that is missing for one that changed, and would build the host anew every time. Where the
-    // folder cannot be made, that is all that happens.
-    let _ = fs::create_dir_all(&folder);
 
     let mut table = String::from("&[\n");
     let mut instructions = format!("cargo::rerun-if-env-changed={FOLDER_VARIABLE}\n");
