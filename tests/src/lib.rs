@@ -71,7 +71,8 @@ pub fn said(output: Output) -> Said {
 /// Compares with a committed file. With `SLA_PROFILER_UPDATE=1` the file is rewritten instead.
 pub fn golden(path: &Path, actual: &str) {
     if std::env::var_os("SLA_PROFILER_UPDATE").is_some() {
-        std::fs::create_dir_all(path.parent().expect("a golden file lies in a folder")).expect("the folder can be made");
+        std::fs::create_dir_all(path.parent().expect("a golden file lies in a folder"))
+            .expect("the folder can be made");
         std::fs::write(path, actual).expect("the golden file can be written");
         return;
     }

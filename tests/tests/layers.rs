@@ -8,9 +8,29 @@ const RULES: &[(&str, &[&str])] = &[
     (
         "domain",
         &[
-            "wasmtime", "tokio", "kube", "aisimulate_core", "cap_std", "std::fs", "std::net", "std::process", "std::env",
-            "std::time", "reqwest", "hyper", "clap", "crate::engine", "crate::plugin", "crate::run", "crate::scheduler",
-            "crate::phases", "crate::output", "crate::cli", "crate::spec", "crate::backends", "crate::dgd",
+            "wasmtime",
+            "tokio",
+            "kube",
+            "aisimulate_core",
+            "cap_std",
+            "std::fs",
+            "std::net",
+            "std::process",
+            "std::env",
+            "std::time",
+            "reqwest",
+            "hyper",
+            "clap",
+            "crate::engine",
+            "crate::plugin",
+            "crate::run",
+            "crate::scheduler",
+            "crate::phases",
+            "crate::output",
+            "crate::cli",
+            "crate::spec",
+            "crate::backends",
+            "crate::dgd",
         ],
     ),
     ("plugin", &["kube", "aisimulate_core", "crate::engine", "crate::scheduler", "crate::phases", "crate::cli"]),
@@ -43,7 +63,10 @@ fn names(line: &str, what: &str) -> bool {
         let after = line[at + what.len()..].chars().next();
         let is_word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
         // A crate is named where a path begins; a module path may also go on.
-        !is_word(before) && before != Some(':') && before != Some('.') && !is_word(after)
+        !is_word(before)
+            && before != Some(':')
+            && before != Some('.')
+            && !is_word(after)
             && (what.contains("::") || line[at + what.len()..].starts_with("::"))
     })
 }

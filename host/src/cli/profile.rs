@@ -17,6 +17,8 @@ use crate::engine::Cluster;
 use crate::engine::simulated::SimulatedCluster;
 use crate::output::error::AppError;
 use crate::output::progress::Progress;
+use crate::output::result::ResultFile;
+use crate::output::summary::Took;
 use crate::output::{exit_code, summary};
 use crate::phases::artifacts::Artifacts;
 use crate::phases::dry_run::{self, Prediction};
@@ -95,10 +97,16 @@ impl Args {
             Some(RunDir::open(&self.out, existing)?)
         };
 
-        let prediction = simulated_runtime()?
-            .block_on(dry_run::predict(&spec, &space, &mut load_policies(&host, &spec)?, Arc::clone(&cluster)));
+        let prediction = simulated_runtime()?.block_on(dry_run::predict(
+            &spec,
+            &space,
+            &mut load_policies(&host, &spec)?,
+            Arc::clone(&cluster),
+        ));
         let Some(dir) = run_dir else {
-            let text = summary::dry_run(printer, &spec, &space, &prediction?)?;
+            let prediction = prediction?;
+            let text =
+                if printer.is_json() { json(&prediction)? } else { summary::dry_run(&spec.job, &space, &prediction) };
             return write_out(session, &text).map(|()| exit_code::OK);
         };
         // The prediction calls the user's plugins; where they fail, the run itself deals with it and says so.
@@ -110,13 +118,12 @@ impl Args {
         if let Err(error) = &outcome {
             status::write_failure(&dir, &error.to_string());
         }
-        let (outcome, simulated_s) = outcome?;
-
-        let result = dir.read(phases::artifacts::RESULT)?;
+        let Done { outcome, result, cluster_s, gpu_seconds } = outcome?;
         let text = if printer.is_json() {
-            String::from_utf8_lossy(&result).into_owned()
+            json(&result)?
         } else {
-            summary::result(printer, &result, &dir, simulated_s, real_start.elapsed())?
+            let took = Took { cluster_s, gpu_seconds, real: real_start.elapsed() };
+            summary::result(printer, &result, dir.path(), &took)
         };
         write_out(session, &text)?;
         Ok(match (&outcome.check, outcome.feasible()) {
@@ -125,6 +132,11 @@ impl Args {
             _ => exit_code::OK,
         })
     }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String, AppError> {
+    serde_json::to_string_pretty(value)
+        .map_err(|error| AppError::Io { action: "put the answer into JSON", source: error.into() })
 }
 
 fn write_out(session: &Session, text: &str) -> Result<(), AppError> {
@@ -190,6 +202,14 @@ fn simulated_runtime() -> Result<tokio::runtime::Runtime, AppError> {
         .map_err(|source| AppError::Io { action: "start the runtime", source })
 }
 
+/// A run that came to its end.
+struct Done {
+    outcome: Outcome,
+    result: Box<ResultFile>,
+    cluster_s: f64,
+    gpu_seconds: f64,
+}
+
 /// Everything that one run needs, put together.
 struct Run<'a> {
     session: &'a Session,
@@ -201,12 +221,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Returns the outcome and the seconds that passed on the cluster's clock.
-    async fn go(
-        &self,
-        policies: &mut Policies,
-        prediction: Option<&Prediction>,
-    ) -> Result<(Outcome, f64), RunError> {
+    async fn go(&self, policies: &mut Policies, prediction: Option<&Prediction>) -> Result<Done, RunError> {
         // Simulated points cost nothing but electricity; nobody is hurt if a power cut takes the last ones.
         let durability = if self.cluster.kind() == "simulated" { Durability::Flush } else { Durability::Sync };
         let (journal, past) = Journal::open(self.dir, durability)?;
@@ -263,7 +278,8 @@ impl Run<'_> {
         let interrupts = tokio::spawn(watch_interrupts(stop, self.session.printer));
         let outcome = phases::run(&mut context).await;
         interrupts.abort();
-        Ok((outcome?, recorder.now_s()))
+        let (outcome, result) = outcome?;
+        Ok(Done { outcome, result, cluster_s: recorder.now_s(), gpu_seconds: scheduler.usage().gpu_seconds })
     }
 }
 

@@ -23,8 +23,7 @@ pub struct Terminal {
 impl Terminal {
     /// Draws bars only where the printer wants them.
     pub fn new(printer: &Printer) -> Self {
-        let target =
-            if printer.shows_progress() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target = if printer.shows_progress() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         Self { bars: MultiProgress::with_draw_target(target) }
     }
 

@@ -4,9 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::search_space::{Rejected, SearchSpace};
-use crate::domain::{
-    Candidate, CandidateId, Choice, EngineFacts, History, Job, Mapping, Measurement, Plan, Role, Selection,
-};
+use crate::domain::{Candidate, CandidateId, Choice, EngineFacts, History, Job, Mapping, Measurement, Plan, Selection};
 use crate::engine::CheckReport;
 use crate::phases::{Chosen, Outcome};
 use crate::plugin::api::Identity;
@@ -28,19 +26,6 @@ pub enum Verdict {
     Failed,
     /// The strategy did not ask for it.
     NotMeasured,
-}
-
-impl Verdict {
-    /// For a person.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Verdict::Selected => "selected",
-            Verdict::MeetsSla => "meets the SLA",
-            Verdict::MissesSla => "misses the SLA",
-            Verdict::Failed => "failed",
-            Verdict::NotMeasured => "not measured",
-        }
-    }
 }
 
 /// One candidate with all that is known of it.
@@ -252,9 +237,4 @@ pub fn result_file(
         notes: selection.notes.clone(),
         cost: Cost::of(history, &space.candidates),
     })
-}
-
-/// The rows of one role.
-pub fn of_role(rows: &[CandidateRow], role: Role) -> impl Iterator<Item = &CandidateRow> {
-    rows.iter().filter(move |row| row.candidate.role == role)
 }

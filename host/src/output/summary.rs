@@ -1,20 +1,192 @@
-//! What is printed at the end.
+//! What is printed at the end: of a run, the answer; of a dry run, what would happen.
 
+use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
-use super::error::AppError;
+use super::number::{grouped, plain};
 use super::printer::Printer;
+use super::result::{ResultFile, SelectedEngine};
+use super::table::{self, Style};
 use crate::domain::search_space::SearchSpace;
+use crate::domain::{Candidate, Demand, Job};
+use crate::engine::CheckReport;
+use crate::phases::artifacts::{DECODE_CURVE, MEASUREMENTS, PREFILL_CURVE, RESULT};
 use crate::phases::dry_run::Prediction;
-use crate::run::RunDir;
-use crate::spec::RunSpec;
+use crate::phases::generation::FINAL_CONFIG;
+use crate::run::timeline::{LOG, clock};
 
-/// x
-pub fn dry_run(_p: &Printer, _s: &RunSpec, _space: &SearchSpace, prediction: &Prediction) -> Result<String, AppError> {
-    Ok(format!("{prediction:#?}"))
+/// Files worth opening, and what is in them.
+const FILES: &[(&str, &str)] = &[
+    (FINAL_CONFIG, "the deployment: kubectl apply -f"),
+    ("prefill_performance.png, decode_performance.png, cost_sla.png", "the candidates"),
+    (PREFILL_CURVE, "the prefill curve, for Dynamo's planner and as pictures"),
+    (DECODE_CURVE, "the decode curves, likewise"),
+    (MEASUREMENTS, "every point with its interval"),
+    (RESULT, "the whole answer, for programs"),
+    (LOG, "what happened when"),
+];
+
+/// How long a run took.
+#[derive(Debug, Clone, Copy)]
+pub struct Took {
+    /// On the cluster's clock, in seconds.
+    pub cluster_s: f64,
+    /// GPUs times seconds that engines were held.
+    pub gpu_seconds: f64,
+    /// On the clock on the wall.
+    pub real: Duration,
 }
 
-/// x
-pub fn result(_p: &Printer, result: &[u8], _dir: &RunDir, simulated_s: f64, real: Duration) -> Result<String, AppError> {
-    Ok(format!("{}\n{simulated_s} {real:?}", String::from_utf8_lossy(result)))
+/// The question in one line.
+fn question(job: &Job) -> String {
+    let target = |name: &str, ms: Option<f64>| ms.map(|ms| format!("{name} ≤ {} ms", plain(ms)));
+    let targets: Vec<String> =
+        [target("TTFT", job.sla.ttft_ms), target("ITL", job.sla.itl_ms), target("end to end", job.sla.e2e_ms)]
+            .into_iter()
+            .flatten()
+            .collect();
+    let demand = match job.demand {
+        Demand::RequestsPerSecond(rate) => format!("{} requests/s", plain(rate)),
+        Demand::Concurrency(n) => format!("{} requests at once", grouped(n.into(), 0)),
+        Demand::Budget => "as many requests/s as the GPUs serve".to_owned(),
+    };
+    format!(
+        "{} · {} · {} × {} · {} tokens in, {} out · {} ({}) · {demand}",
+        job.model.name,
+        job.backend,
+        job.hardware.total_gpus,
+        job.hardware.gpu.name,
+        grouped(job.workload.isl.into(), 0),
+        grouped(job.workload.osl.into(), 0),
+        targets.join(", "),
+        job.sla.statistic(),
+    )
+}
+
+fn style(printer: &Printer) -> Style {
+    Style { width: printer.width(), styled: printer.is_styled() }
+}
+
+/// The answer of a run.
+pub fn result(printer: &Printer, result: &ResultFile, dir: &Path, took: &Took) -> String {
+    let style = style(printer);
+    let mut text = format!("\n{}\n\n", question(&result.job));
+    push_line(&mut text, &table::candidates(&result.job, &result.candidates, style));
+    for note in &result.notes {
+        push_line(&mut text, &format!("Note: {note}."));
+    }
+    if !result.rejected.is_empty() {
+        push_line(&mut text, &format!("{} mappings were no candidates; {RESULT} says why.", result.rejected.len()));
+    }
+    text.push('\n');
+    let candidate = |engine: &SelectedEngine| result.candidates.get(engine.id as usize).map(|row| &row.candidate);
+    if let (Some(prefill), Some(decode)) = (candidate(&result.selected.prefill), candidate(&result.selected.decode)) {
+        push_line(&mut text, &table::plan(&result.job, &result.plan, prefill, decode, style));
+    }
+    if let Some(check) = &result.check {
+        push_line(&mut text, &checked(check, &result.job));
+    }
+    if result.degraded {
+        push_line(
+            &mut text,
+            "  ! Degraded: a bundled plugin stood in for one that failed; the log says which and why.",
+        );
+    }
+    if !result.feasible {
+        push_line(&mut text, "  ! Infeasible: nothing that was measured meets the SLA; this is the least bad answer.");
+    }
+    push_line(&mut text, &format!("\nFiles in {}", dir.display()));
+    for (name, what) in FILES {
+        push_line(&mut text, &format!("  {name:<31} {what}"));
+    }
+    push_line(
+        &mut text,
+        &format!(
+            "\n{} points on {} engines: {} and {:.2} GPU-hours on the {} cluster, {:.1} s in reality.",
+            result.cost.points,
+            result.cost.launches,
+            clock(took.cluster_s),
+            took.gpu_seconds / 3600.0,
+            result.cluster,
+            took.real.as_secs_f64(),
+        ),
+    );
+    text
+}
+
+fn checked(check: &CheckReport, job: &Job) -> String {
+    let verdict = if check.meets_sla { "✓ the promise holds" } else { "✗ the promise does NOT hold" };
+    format!(
+        "  Check run at {} requests/s: TTFT {} ms, ITL {} ms ({}), {:.0} % of requests within every target by \
+         themselves; {verdict}.",
+        plain((check.load.requests_per_second * 100.0).round() / 100.0),
+        plain(check.ttft_ms.target.round()),
+        plain((check.itl_ms.target * 10.0).round() / 10.0),
+        job.sla.statistic(),
+        check.slo_attainment * 100.0,
+    )
+}
+
+/// What a run would do.
+pub fn dry_run(job: &Job, space: &SearchSpace, prediction: &Prediction) -> String {
+    let mut text = format!("\n{}\n\n", question(job));
+    push_line(&mut text, "Would launch, one after the other or side by side as GPUs allow:");
+    for launch in &prediction.launches {
+        push_line(
+            &mut text,
+            &format!(
+                "  at {:>8}  {:<20} {:>3} GPUs  {:>4} s to load  {:>3} points",
+                clock(launch.at_s),
+                launch.name,
+                launch.gpus,
+                launch.launch_s.round(),
+                launch.points,
+            ),
+        );
+    }
+    push_line(&mut text, "\nWould measure:");
+    for phase in prediction.phases.iter().filter(|phase| phase.points > 0) {
+        push_line(
+            &mut text,
+            &format!(
+                "  phase {} {:<22} {:>3} points  {:>8}",
+                phase.phase.number(),
+                phase.phase.title(),
+                phase.points,
+                clock(phase.seconds)
+            ),
+        );
+    }
+    let idle: Vec<String> = space
+        .candidates
+        .iter()
+        .zip(0..)
+        .filter(|(_, id)| prediction.launches.iter().all(|launch| launch.candidate != *id))
+        .map(|(candidate, _)| Candidate::name(candidate))
+        .collect();
+    if !idle.is_empty() {
+        push_line(&mut text, &format!("\nWould leave out: {}", idle.join(", ")));
+    }
+    if !space.rejected.is_empty() {
+        push_line(&mut text, "\nNo candidates:");
+        for rejected in &space.rejected {
+            let role = rejected.role.map_or(String::new(), |role| format!("{role} "));
+            push_line(&mut text, &format!("  {role}{}: {}", rejected.mapping, rejected.reason));
+        }
+    }
+    push_line(
+        &mut text,
+        &format!(
+            "\nPredicted: {} and {:.2} GPU-hours. Nothing was created.",
+            clock(prediction.total_s),
+            prediction.gpu_hours
+        ),
+    );
+    text
+}
+
+fn push_line(text: &mut String, line: &str) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{line}");
 }

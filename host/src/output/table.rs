@@ -7,6 +7,7 @@ use comfy_table::{
 };
 
 use super::number::{grouped, plain, short, with_error};
+use super::result::{CandidateRow, Verdict};
 use crate::domain::{Candidate, Job, Measurement, Plan, Role, Stat};
 
 /// How to write for the terminal.
@@ -18,55 +19,25 @@ pub struct Style {
     pub styled: bool,
 }
 
-/// What became of a candidate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is deployed.
-    Selected,
-    /// It would do, but another is better.
-    MeetsSla,
-    /// It is too slow.
-    MissesSla,
-    /// It did not run.
-    Failed,
-    /// It was not measured to the end, since it could not win.
-    Pruned,
-}
-
-impl Verdict {
-    /// Mark and words.
-    pub const fn text(self) -> &'static str {
-        match self {
-            Self::Selected => "★ selected",
-            Self::MeetsSla => "✓ meets SLA",
-            Self::MissesSla => "✗ misses SLA",
-            Self::Failed => "! failed",
-            Self::Pruned => "– pruned",
-        }
-    }
-
-    const fn colour(self) -> Option<Color> {
-        match self {
-            Self::Selected => Some(Color::Green),
-            Self::MeetsSla => None,
-            Self::MissesSla => Some(Color::Yellow),
-            Self::Failed => Some(Color::Red),
-            Self::Pruned => Some(Color::DarkGrey),
-        }
+/// Mark and words.
+const fn text(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Selected => "★ selected",
+        Verdict::MeetsSla => "✓ meets SLA",
+        Verdict::MissesSla => "✗ misses SLA",
+        Verdict::Failed => "! failed",
+        Verdict::NotMeasured => "– not measured",
     }
 }
 
-/// A line of the table.
-#[derive(Debug, Clone, PartialEq)]
-pub struct CandidateRow {
-    /// Who.
-    pub candidate: Candidate,
-    /// Its best measurement, if there is any.
-    pub best: Option<Measurement>,
-    /// What became of it.
-    pub verdict: Verdict,
-    /// Why, for a person.
-    pub reason: String,
+const fn colour(verdict: Verdict) -> Option<Color> {
+    match verdict {
+        Verdict::Selected => Some(Color::Green),
+        Verdict::MeetsSla => None,
+        Verdict::MissesSla => Some(Color::Yellow),
+        Verdict::Failed => Some(Color::Red),
+        Verdict::NotMeasured => Some(Color::DarkGrey),
+    }
 }
 
 /// The candidates in the order given. The reason takes what the other columns leave, and as many lines as it needs.
@@ -89,7 +60,7 @@ pub fn candidates(job: &Job, rows: &[CandidateRow], style: Style) -> String {
     let header = ["role", "mapping", "GPUs", "latency, ms", "tokens/s/GPU", "at once", "verdict"];
     table.set_header(header.map(|h| styled(Cell::new(h), style, None, true)));
     for row in rows {
-        let colour = row.verdict.colour();
+        let colour = colour(row.verdict);
         let selected = row.verdict == Verdict::Selected;
         let (latency, rate, concurrency) = match &row.best {
             Some(m) => (
@@ -100,9 +71,9 @@ pub fn candidates(job: &Job, rows: &[CandidateRow], style: Style) -> String {
             None => ("–".to_owned(), "–".to_owned(), "–".to_owned()),
         };
         let verdict = if row.reason.is_empty() {
-            row.verdict.text().to_owned()
+            text(row.verdict).to_owned()
         } else {
-            format!("{}: {}", row.verdict.text(), row.reason)
+            format!("{}: {}", text(row.verdict), row.reason)
         };
         let cells = [
             Cell::new(row.candidate.role),
@@ -315,7 +286,17 @@ mod tests {
                 duration_s: 1.0,
             }
         });
-        CandidateRow { candidate: candidate(role, Mapping::tensor(gpus)), best, verdict, reason: reason.to_owned() }
+        CandidateRow {
+            id: 0,
+            candidate: candidate(role, Mapping::tensor(gpus)),
+            label: String::new(),
+            gpus,
+            facts: None,
+            best,
+            verdict,
+            reason: reason.to_owned(),
+            binding: String::new(),
+        }
     }
 
     fn rows() -> Vec<CandidateRow> {
@@ -324,7 +305,7 @@ mod tests {
             row(Role::Prefill, 8, Some(110.0), Verdict::MeetsSla, "31 % less throughput per GPU than tp4"),
             row(Role::Prefill, 2, Some(322.1), Verdict::MissesSla, "TTFT 322 ms > 200 ms"),
             row(Role::Decode, 1, None, Verdict::Failed, "does not fit: weights take 141 GB of 141 GB"),
-            row(Role::Decode, 8, Some(9.4), Verdict::Pruned, ""),
+            row(Role::Decode, 8, Some(9.4), Verdict::NotMeasured, ""),
         ]
     }
 

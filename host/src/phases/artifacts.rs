@@ -3,12 +3,13 @@
 
 use std::fmt::Display;
 
-use super::{Chosen, Context, Outcome, RunError};
+use super::{Chosen, Context, RunError};
 use crate::dgd::{self, DecodeTable, Files, PrefillTable};
 use crate::domain::{Candidate, CandidateId, EngineFacts, Failure, History, Measurement, Role};
 use crate::output::csv_table::{self, Row};
+use crate::output::npz;
 use crate::output::plots::{self, Figure, Sample};
-use crate::output::{npz, result};
+use crate::output::result::{self, ResultFile};
 use crate::run::{Event, RunDir};
 
 /// The answer for programs.
@@ -179,16 +180,8 @@ impl Artifacts {
     }
 
     /// The end: everything in one file for programs.
-    pub(super) fn result(&self, context: &Context<'_>, outcome: &Outcome) -> Result<(), RunError> {
-        let file = result::result_file(
-            &context.spec.job,
-            context.scheduler.cluster().kind(),
-            context.policies.identities(),
-            context.space,
-            &context.recorder.history(),
-            outcome,
-        );
-        let mut json = serde_json::to_vec_pretty(&file).map_err(|error| unrendered(RESULT)(&error))?;
+    pub(super) fn result(&self, context: &Context<'_>, result: &ResultFile) -> Result<(), RunError> {
+        let mut json = serde_json::to_vec_pretty(result).map_err(|error| unrendered(RESULT)(&error))?;
         json.push(b'\n');
         self.write(context, RESULT, &json)
     }

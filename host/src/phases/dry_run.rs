@@ -93,8 +93,7 @@ pub async fn predict(
     let predicted: Arc<dyn Cluster> = Arc::new(PredictedCluster::new(&spec.job, cluster));
     let stop = Arc::new(AtomicBool::new(false));
     let scheduler = Scheduler::new(predicted, space.candidates.clone(), recorder.clone(), None, stop);
-    let mut context =
-        Context { spec, space, policies, scheduler: &scheduler, recorder: &recorder, artifacts: None };
+    let mut context = Context { spec, space, policies, scheduler: &scheduler, recorder: &recorder, artifacts: None };
     super::measure(&mut context).await?;
     scheduler.retain(&[]).await?;
     let records = seen.0.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -28,6 +28,7 @@ use crate::dgd::DgdError;
 use crate::domain::search_space::SearchSpace;
 use crate::domain::{Choice, Plan, Role, Selection};
 use crate::engine::{ApplyError, CheckReport};
+use crate::output::result::{self, ResultFile};
 use crate::plugin::PluginError;
 use crate::run::{DirError, Event, JournalError, Phase, Recorder};
 use crate::scheduler::{Halt, Scheduler};
@@ -199,7 +200,7 @@ pub async fn measure(context: &mut Context<'_>) -> Result<Chosen, RunError> {
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn run(context: &mut Context<'_>) -> Result<Outcome, RunError> {
+pub async fn run(context: &mut Context<'_>) -> Result<(Outcome, Box<ResultFile>), RunError> {
     let result = all(context).await;
     let released = context.scheduler.retain(&[]).await;
     let outcome = result?;
@@ -207,7 +208,7 @@ pub async fn run(context: &mut Context<'_>) -> Result<Outcome, RunError> {
     Ok(outcome)
 }
 
-async fn all(context: &mut Context<'_>) -> Result<Outcome, RunError> {
+async fn all(context: &mut Context<'_>) -> Result<(Outcome, Box<ResultFile>), RunError> {
     let recorder = context.recorder;
     let chosen = measure(context).await?;
 
@@ -224,9 +225,22 @@ async fn all(context: &mut Context<'_>) -> Result<Outcome, RunError> {
     }
 
     let outcome = Outcome { chosen, plan, check, degraded: context.policies.degraded() };
+    let result = result::result_file(
+        &context.spec.job,
+        context.scheduler.cluster().kind(),
+        context.policies.identities(),
+        context.space,
+        &recorder.history(),
+        &outcome,
+    );
+    // Choices come from the search space, so that this does not happen; and if it did, a file without them would lie.
+    let result = Box::new(result.ok_or(RunError::Render {
+        name: artifacts::RESULT.to_owned(),
+        reason: "a choice names a candidate that does not exist".to_owned(),
+    })?);
     if let Some(artifacts) = context.artifacts {
-        artifacts.result(context, &outcome)?;
+        artifacts.result(context, &result)?;
     }
     recorder.record(Event::RunFinished { feasible: outcome.feasible() })?;
-    Ok(outcome)
+    Ok((outcome, result))
 }

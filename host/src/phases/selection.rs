@@ -33,7 +33,8 @@ pub async fn run(context: &mut Context<'_>) -> Result<(Chosen, String), RunError
     if let Some(artifacts) = context.artifacts {
         artifacts.selection(context, &chosen)?;
     }
-    let name = |id: u32| context.space.candidates.get(id as usize).map(crate::domain::Candidate::name).unwrap_or_default();
+    let name =
+        |id: u32| context.space.candidates.get(id as usize).map(crate::domain::Candidate::name).unwrap_or_default();
     let summary = format!("{} and {}", name(chosen.prefill.candidate), name(chosen.decode.candidate));
     Ok((chosen, summary))
 }

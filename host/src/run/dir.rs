@@ -112,11 +112,8 @@ impl RunDir {
         let unusable = |source| DirError::Unusable { path: path.to_owned(), source };
         std::fs::create_dir_all(path).map_err(unusable)?;
         let dir = Dir::open_ambient_dir(path, ambient_authority()).map_err(unusable)?;
-        let names: Vec<String> = dir
-            .entries()
-            .map_err(unusable)?
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .collect();
+        let names: Vec<String> =
+            dir.entries().map_err(unusable)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
         match existing {
             Existing::Refuse if !names.is_empty() => return Err(DirError::NotEmpty { path: path.to_owned() }),
             Existing::Resume if !names.iter().any(|name| name == super::JOURNAL) => {

@@ -4,8 +4,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Candidate, CandidateId, EngineFacts, Failure, Goal, Job, Measurement, Plan, Selection, Step};
 use crate::domain::search_space::Rejected;
+use crate::domain::{Candidate, CandidateId, EngineFacts, Failure, Goal, Job, Measurement, Plan, Selection, Step};
 use crate::engine::CheckReport;
 use crate::plugin::api::{CallCost, Identity};
 

@@ -91,8 +91,8 @@ impl Journal {
         let mut bytes = Vec::new();
         file.seek(SeekFrom::Start(0)).map_err(io_error)?;
         file.read_to_end(&mut bytes).map_err(io_error)?;
-        let (records, good_bytes) = parse(&bytes)
-            .map_err(|(line, reason)| JournalError::Damaged { path: path(), line, reason })?;
+        let (records, good_bytes) =
+            parse(&bytes).map_err(|(line, reason)| JournalError::Damaged { path: path(), line, reason })?;
         if good_bytes < bytes.len() {
             tracing::warn!("the last line of {} was torn and is cut off", path());
             file.set_len(good_bytes as u64).map_err(io_error)?;

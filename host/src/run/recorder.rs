@@ -39,7 +39,13 @@ impl Recorder {
         let mut known = History::default();
         past.iter().for_each(|record| apply(&mut known, &record.event));
         Self {
-            inner: Arc::new(Mutex::new(Inner { journal, history: History::default(), phases: Vec::new(), known, observers })),
+            inner: Arc::new(Mutex::new(Inner {
+                journal,
+                history: History::default(),
+                phases: Vec::new(),
+                known,
+                observers,
+            })),
             started: Instant::now(),
             offset_s: past.last().map_or(0.0, |record| record.at_s),
         }

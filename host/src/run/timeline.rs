@@ -61,7 +61,9 @@ impl Timeline {
                 ),
             },
             Event::PluginFailed { plugin, error, fallback, .. } => {
-                let then = fallback.as_ref().map_or_else(|| "the run stops".to_owned(), |f| format!("{} decides from here on", f.name));
+                let then = fallback
+                    .as_ref()
+                    .map_or_else(|| "the run stops".to_owned(), |f| format!("{} decides from here on", f.name));
                 format!("  plugin {} failed: {error}; {then}", plugin.name)
             }
             Event::Launching { candidate } => format!("  launching {}", self.name(*candidate)),

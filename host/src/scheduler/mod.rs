@@ -272,7 +272,8 @@ impl Scheduler {
     pub async fn retain(&self, keep: &[CandidateId]) -> Result<(), Halt> {
         let gone: Vec<Live> = {
             let mut pool = self.pool();
-            let (kept, gone) = std::mem::take(&mut pool.idle).into_iter().partition(|live| keep.contains(&live.candidate));
+            let (kept, gone) =
+                std::mem::take(&mut pool.idle).into_iter().partition(|live| keep.contains(&live.candidate));
             pool.idle = kept;
             gone
         };
