@@ -121,16 +121,15 @@ fn plugins(workspace: &Workspace, steps: &Steps) -> Result<(), Stop> {
 fn quickstart(workspace: &Workspace, flags: &[String]) -> Result<(), Stop> {
     let steps = Steps::start();
     plugins(workspace, &steps)?;
-    steps.command("build", &mut host(workspace, "build"))?;
+    build_program(workspace, &steps, "sla-profiler")?;
 
     let out = workspace.shown(&workspace.target.join("quickstart"));
-    let mut command = host(workspace, "run");
-    command.args(["--quiet", "--", "profile", "-f", "examples/quickstart/dgdr.yaml", "--out", &out, "--force"]);
-    command.args(flags);
+    let mut command = workspace.program("sla-profiler");
+    command.args(["profile", "-f", "examples/quickstart/dgdr.yaml", "--out", &out, "--force"]).args(flags);
     steps.say(&format!("run: {}", process::line(&command)));
     let status = command
         .status()
-        .map_err(|error| Stop::Failed { step: "run", reason: format!("could not start cargo: {error}") })?;
+        .map_err(|error| Stop::Failed { step: "run", reason: format!("could not start it: {error}") })?;
     steps.say(&format!("run: ended with {status}"));
     match status.code() {
         Some(0) => Ok(()),
@@ -155,16 +154,16 @@ fn test(workspace: &Workspace) -> Result<(), Stop> {
 fn generate(workspace: &Workspace) -> Result<(), Stop> {
     let steps = Steps::start();
     plugins(workspace, &steps)?;
-    let mut command = workspace.cargo();
-    command.args(["test", "--package", "sla-profiler-tests", "--test", "generated"]).env("SLA_PROFILER_UPDATE", "1");
+    let mut command = locked(workspace.cargo(), "test");
+    command.args(["--workspace", "--test", "generated"]).env("SLA_PROFILER_UPDATE", "1");
     steps.command("generate", &mut command)
 }
 
 fn bench(workspace: &Workspace) -> Result<(), Stop> {
     let steps = Steps::start();
     plugins(workspace, &steps)?;
-    let mut command = workspace.cargo();
-    steps.command("bench", command.args(["run", "--package", "sla-profiler-tests", "--bin", "bench"]))
+    build_program(workspace, &steps, "bench")?;
+    steps.command("bench", &mut workspace.program("bench"))
 }
 
 fn check_licences(workspace: &Workspace, steps: &Steps) -> Result<(), Stop> {
@@ -184,11 +183,10 @@ fn python(workspace: &Workspace, steps: &Steps) -> Result<PathBuf, Stop> {
     })
 }
 
-/// `cargo <verb>` of the program itself.
-fn host(workspace: &Workspace, verb: &str) -> Command {
-    let mut command = locked(workspace.cargo(), verb);
-    command.args(["--package", "sla-profiler", "--bin", "sla-profiler"]);
-    command
+/// Builds one program, with `--workspace` as every task does: with `--package`, cargo would choose other features for
+/// some dependencies than it does for the tests, and build wasmtime once for each.
+fn build_program(workspace: &Workspace, steps: &Steps, name: &str) -> Result<(), Stop> {
+    steps.command("build", locked(workspace.cargo(), "build").args(["--workspace", "--bin", name]))
 }
 
 /// Where nobody can commit it, a Cargo.lock that would have to change is an error.

@@ -12,6 +12,8 @@ pub struct Workspace {
     pub root: PathBuf,
     /// cargo's target folder, wherever the user put it.
     pub target: PathBuf,
+    /// Where cargo puts programs of the dev profile: this one, and so the others.
+    programs: PathBuf,
 }
 
 impl Workspace {
@@ -24,7 +26,8 @@ impl Workspace {
         let root = root.ok_or_else(|| format!("{} is not in a workspace: use `cargo xtask`", package.display()))?;
         let program = env::current_exe().map_err(|error| format!("this program's path is unknown: {error}"))?;
         let target = target_of(&program).unwrap_or_else(|| root.join("target"));
-        Ok(Self { root: root.to_owned(), target })
+        let programs = program.parent().unwrap_or(&target).to_owned();
+        Ok(Self { root: root.to_owned(), target, programs })
     }
 
     /// A cargo in the workspace, with the same target folder as the one that started us.
@@ -35,6 +38,13 @@ impl Workspace {
         if in_ci() {
             command.env("CARGO_INCREMENTAL", "0");
         }
+        command
+    }
+
+    /// A program of the workspace that has been built, to run in the workspace's root.
+    pub fn program(&self, name: &str) -> Command {
+        let mut command = Command::new(self.programs.join(format!("{name}{}", env::consts::EXE_SUFFIX)));
+        command.current_dir(&self.root);
         command
     }
 
