@@ -443,12 +443,20 @@ impl Sla {
 /// The best choice of each candidate, best first: those that meet the SLA before those that do not, then by score. Equal
 /// ones keep the order in which they come. A score that is no number counts as the worst.
 pub fn best_per_candidate(choices: impl IntoIterator<Item = crate::Choice>) -> Vec<crate::Choice> {
-    let mut ranked: Vec<_> = choices.into_iter().collect();
-    let score = |c: &crate::Choice| if c.score.is_nan() { f64::NEG_INFINITY } else { c.score };
-    ranked.sort_by(|a, b| b.meets_sla.cmp(&a.meets_sla).then(score(b).total_cmp(&score(a))));
+    best_standing(choices, |c| (c.candidate, c.meets_sla, c.score))
+}
+
+/// [`best_per_candidate`] of anything that has a candidate, a verdict and a score; for policies that put the ranking into
+/// words only when it stands.
+pub fn best_standing<T>(items: impl IntoIterator<Item = T>, standing: impl Fn(&T) -> (u32, bool, f64)) -> Vec<T> {
+    let mut ranked: Vec<_> = items.into_iter().map(|item| (standing(&item), item)).collect();
+    let score = |score: f64| if score.is_nan() { f64::NEG_INFINITY } else { score };
+    ranked.sort_by(|((_, a_meets, a), _), ((_, b_meets, b), _)| {
+        b_meets.cmp(a_meets).then(score(*b).total_cmp(&score(*a)))
+    });
     let mut seen = std::collections::BTreeSet::new();
-    ranked.retain(|c| seen.insert(c.candidate));
-    ranked
+    ranked.retain(|((candidate, ..), _)| seen.insert(*candidate));
+    ranked.into_iter().map(|(_, item)| item).collect()
 }
 
 #[cfg(test)]

@@ -4,11 +4,13 @@
 //! `planner-sla` plans with (`sla_profiler_plugin::sizing`), so that the plan will need the GPUs that the choice was made
 //! by. Without a demand, the pair that serves the greatest rate within the GPU budget wins, which is the same question.
 
+use std::collections::BTreeMap;
+
 use sla_profiler_plugin::sizing::{DecodeEngine, Deployment, MAX_UTILIZATION, PrefillEngine, Sizing};
 use sla_profiler_plugin::text::figure;
 use sla_profiler_plugin::{
     About, Candidate, Candidates, Choice, Demand, Error, History, Job, Measurement, Role, Selection, SelectionPolicy,
-    Settings, best_per_candidate,
+    Settings, best_standing,
 };
 
 /// The policy.
@@ -39,26 +41,13 @@ impl SelectionPolicy for SelectCost {
         let prefill: Vec<_> = candidates.of(Role::Prefill).filter_map(|c| prefill_option(job, c, history)).collect();
         let decode: Vec<_> = candidates.of(Role::Decode).filter_map(|c| decode_option(job, c, history)).collect();
 
-        let mut pairs = Vec::new();
-        for p in &prefill {
-            for d in &decode {
-                let sizing = Sizing::new(
-                    p.engine.clone(),
-                    d.engine.clone(),
-                    &job.sla,
-                    max_utilization,
-                    d.candidate.attention_dp,
-                );
-                if let Some(deployment) = sizing.deployment(demand, job.hardware.total_gpus) {
-                    pairs.push(Pair { prefill: p, decode: d, sizing, deployment });
-                }
-            }
-        }
-        // Equal scores keep this order: higher throughput first.
-        let capacity = |pair: &Pair<'_>| pair.sizing.capacity(pair.deployment.replicas);
-        let mut by_capacity: Vec<_> = pairs.iter().map(|pair| (capacity(pair), pair)).collect();
-        by_capacity.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let rank = |role| best_per_candidate(by_capacity.iter().map(|(_, pair)| pair.choice(job, demand, role, price)));
+        let mut pairs = pairs(job, demand, &prefill, &decode, max_utilization);
+        // Equal scores keep this order: what could do more comes first.
+        pairs.sort_by(|a, b| b.saturation().total_cmp(&a.saturation()));
+        let rank = |role| -> Vec<Choice> {
+            let best = best_standing(&pairs, |pair| pair.standing(job, demand, role));
+            best.into_iter().map(|pair| pair.choice(job, demand, role, price)).collect()
+        };
         let (prefill_ranking, decode_ranking) = (rank(Role::Prefill), rank(Role::Decode));
         let mut notes = Vec::new();
         if pairs.is_empty() {
@@ -76,6 +65,44 @@ impl SelectionPolicy for SelectCost {
         }
         Ok(Selection { prefill: prefill_ranking, decode: decode_ranking, notes })
     }
+}
+
+/// Every pair that can be deployed; without a demand, only those that may be the best one of either of their candidates.
+fn pairs<'a>(
+    job: &Job,
+    demand: &Demand,
+    prefill: &'a [PrefillOption<'a>],
+    decode: &'a [DecodeOption<'a>],
+    max_utilization: f64,
+) -> Vec<Pair<'a>> {
+    let total_gpus = job.hardware.total_gpus;
+    // What the budget would serve if engines could be cut to size and nobody waited.
+    let bound = |p: &PrefillOption<'_>, d: &DecodeOption<'_>| {
+        let (p, d) = (&p.engine, &d.engine);
+        f64::from(total_gpus) / (f64::from(p.gpus) / p.saturation(1) + f64::from(d.gpus) / d.saturation(1))
+    };
+    let mut options: Vec<_> = prefill.iter().flat_map(|p| decode.iter().map(move |d| (p, d))).collect();
+    options.sort_by(|a, b| bound(b.0, b.1).total_cmp(&bound(a.0, a.1)));
+    let mut best: BTreeMap<u32, f64> = BTreeMap::new();
+    let mut pairs = Vec::new();
+    for (p, d) in options {
+        let ids = [p.candidate.id, d.candidate.id];
+        let is_beaten = |id: &u32| best.get(id).is_some_and(|rate| *rate > bound(p, d));
+        if matches!(demand, Demand::Budget) && ids.iter().all(is_beaten) {
+            continue;
+        }
+        let (prefill, decode) = (p.engine.clone(), d.engine.clone());
+        let sizing = Sizing::new(prefill, decode, &job.sla, max_utilization, d.candidate.attention_dp);
+        let Some(deployment) = sizing.deployment(demand, total_gpus) else { continue };
+        if sizing.out_of_reach().is_empty() {
+            for id in ids {
+                let rate = best.entry(id).or_insert(0.0);
+                *rate = rate.max(deployment.requests_per_second);
+            }
+        }
+        pairs.push(Pair { prefill: p, decode: d, sizing, deployment });
+    }
+    pairs
 }
 
 /// A prefill candidate that was measured.
@@ -127,21 +154,38 @@ struct Pair<'a> {
 }
 
 impl Pair<'_> {
-    fn choice(&self, job: &Job, demand: &Demand, role: Role, price: Option<f64>) -> Choice {
-        let missed = self.missed(role);
-        let Deployment { replicas, gpus, share, requests_per_second, meets_demand } = self.deployment;
+    /// Requests per second that the engines could complete at most.
+    fn saturation(&self) -> f64 {
+        let replicas = self.deployment.replicas;
+        self.prefill.engine.saturation(replicas.prefill).min(self.decode.engine.saturation(replicas.decode))
+    }
+
+    /// The role's candidate, whether it meets the SLA in this pair, and how well it does.
+    fn standing(&self, job: &Job, demand: &Demand, role: Role) -> (u32, bool, f64) {
+        let Deployment { gpus, share, requests_per_second, meets_demand, .. } = self.deployment;
         let total = f64::from(job.hardware.total_gpus.max(1));
-        let score = match (missed, demand) {
-            (Some(_), _) => -self.latency_alone_ms(job, role),
-            (None, Demand::Budget) => requests_per_second / total,
+        let missed = self.missed(role).is_some();
+        let score = match demand {
+            _ if missed => -self.latency_alone_ms(job, role),
+            Demand::Budget => requests_per_second / total,
             // Whoever meets the demand stays above whoever uses all GPUs and serves a share of it.
-            (None, _) => share / if meets_demand { f64::from(gpus) } else { total },
+            _ => share / if meets_demand { f64::from(gpus) } else { total },
         };
-        let engines = match role {
-            Role::Prefill => replicas.prefill,
-            Role::Decode => replicas.decode,
+        let candidate = match role {
+            Role::Prefill => self.prefill.candidate.id,
+            Role::Decode => self.decode.candidate.id,
         };
-        let binding = match (missed, role) {
+        (candidate, !missed, score)
+    }
+
+    fn choice(&self, job: &Job, demand: &Demand, role: Role, price: Option<f64>) -> Choice {
+        let (candidate, meets_sla, score) = self.standing(job, demand, role);
+        let replicas = self.deployment.replicas;
+        let (engines, concurrency) = match role {
+            Role::Prefill => (replicas.prefill, self.prefill.concurrency),
+            Role::Decode => (replicas.decode, self.operating_concurrency(job)),
+        };
+        let binding = match (self.missed(role), role) {
             (Some(target), _) => target,
             (None, _) if job.sla.e2e_ms.is_some() => "e2e",
             (None, Role::Prefill) if self.sizing.is_bound_by_target(role, engines) => "ttft",
@@ -149,20 +193,8 @@ impl Pair<'_> {
             (None, Role::Decode) if self.decode.full => "kv-cache",
             (None, _) => "",
         };
-        Choice {
-            candidate: match role {
-                Role::Prefill => self.prefill.candidate.id,
-                Role::Decode => self.decode.candidate.id,
-            },
-            concurrency: match role {
-                Role::Prefill => self.prefill.concurrency,
-                Role::Decode => self.operating_concurrency(job),
-            },
-            meets_sla: missed.is_none(),
-            score,
-            reason: self.reason(role, price),
-            binding: binding.to_owned(),
-        }
+        let (reason, binding) = (self.reason(role, price), binding.to_owned());
+        Choice { candidate, concurrency, meets_sla, score, reason, binding }
     }
 
     /// The target that the role misses even without load. What the other role misses is its own fault, except where the

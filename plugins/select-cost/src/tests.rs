@@ -123,6 +123,22 @@ fn nothing_measured_is_an_empty_ranking_with_a_note() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
+    /// Leaving out pairs that cannot win does not change who wins.
+    #[test]
+    fn without_a_demand_the_winners_serve_most(a in 30.0f64..190.0, b in 20.0f64..150.0, c in 2.0f64..15.0, d in 1.0f64..8.0, gpus in 8u32..64) {
+        let (mut job, history) = (roomy(), history([a, b], [c, d]));
+        job.hardware.total_gpus = gpus;
+        let selection = select(&job, &Demand::Budget, &history);
+        let all = candidates();
+        let rate = |p: u32, d: u32| {
+            let (p, d) = (prefill_option(&job, all.get(p)?, &history)?, decode_option(&job, all.get(d)?, &history)?);
+            Some(Sizing::new(p.engine, d.engine, &job.sla, MAX_UTILIZATION, 1).within(gpus)?.1)
+        };
+        let best = [(0, 2), (0, 3), (1, 2), (1, 3)].into_iter().filter_map(|(p, d)| rate(p, d)).fold(0.0, f64::max);
+        prop_assert_eq!(rate(selection.prefill[0].candidate, selection.decode[0].candidate), Some(best));
+        prop_assert_eq!((selection.prefill.len(), selection.decode.len()), (2, 2));
+    }
+
     /// Against sizing every pair: the winners are those of the pair with the fewest GPUs.
     #[test]
     fn the_winning_pair_needs_the_fewest_gpus(a in 30.0f64..250.0, b in 20.0f64..150.0, c in 2.0f64..15.0, d in 1.0f64..8.0, rate in 0.5f64..60.0) {

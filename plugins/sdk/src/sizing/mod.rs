@@ -310,7 +310,8 @@ impl Sizing {
     }
 }
 
-/// Greatest rate up to `most` at which `holds` is true, if it is true below and false above.
+/// Greatest rate up to `most` at which `holds` is true, if it is true below and false above; to within a few millionths
+/// of `most`, on the side where it holds.
 fn greatest(most: f64, holds: impl Fn(f64) -> bool) -> f64 {
     if !most.is_finite() || most <= 0.0 {
         return 0.0;
@@ -319,7 +320,7 @@ fn greatest(most: f64, holds: impl Fn(f64) -> bool) -> f64 {
         return most;
     }
     let (mut low, mut high) = (0.0, most);
-    for _ in 0..32 {
+    for _ in 0..18 {
         let middle = f64::midpoint(low, high);
         if holds(middle) {
             low = middle;
