@@ -53,6 +53,7 @@ fn model(moe: bool) -> Model {
 fn spec(backend: Backend, api: DgdApi, moe: bool) -> RunSpec {
     let plugin = |name: &str| PluginChoice { source: PluginSource::Bundled(name.to_owned()), settings: Vec::new() };
     RunSpec {
+        output_dir: None,
         job: Job {
             model: model(moe),
             hardware: Hardware {
