@@ -360,7 +360,7 @@ mod tests {
  prefill   tp2          2   TTFT 322 ±6            12,346     1,234   ✗ misses SLA: TTFT 322 ms > 200 ms
  decode    tp1          1   –                           –         –   ! failed: does not fit: weights take 141 GB of
                                                                       141 GB
- decode    tp8          8   ITL 9.40 ±0.19          1,234     1,234   – pruned
+ decode    tp8          8   ITL 9.40 ±0.19          1,234     1,234   – not measured
 ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────";
         assert_eq!(text, expected, "\n{text}");
     }

@@ -121,12 +121,8 @@ impl Recorder {
 /// Adds to the history what the event tells of candidates.
 pub fn apply(history: &mut History, event: &Event) {
     match event {
-        Event::Launched { facts } => {
-            // An engine that is launched again says the same; the first word counts.
-            if history.facts_of(facts.candidate).is_none() {
-                history.facts.push(facts.clone());
-            }
-        }
+        // An engine that is launched again says the same; the first word counts.
+        Event::Launched { facts } if history.facts_of(facts.candidate).is_none() => history.facts.push(facts.clone()),
         Event::Measured { measurement, .. } => history.measurements.push(measurement.clone()),
         Event::Failed { failure, .. } => history.failures.push(failure.clone()),
         _ => {}
