@@ -29,7 +29,7 @@ impl PlannerModel for PlannerSla {
         check(job, demand)?;
         let sizing = sizing(job, engines, curves, max_utilization)?;
         let total_gpus = job.hardware.total_gpus;
-        let deployment = sizing.deployment(demand, total_gpus).ok_or_else(|| unaffordable(engines, total_gpus))?;
+        let deployment = sizing.deployment(demand, total_gpus).ok_or_else(|| beyond(demand))?;
         Ok(plan(job, engines, curves, demand, &sizing, &deployment, max_utilization))
     }
 }
@@ -51,14 +51,8 @@ fn check(job: &Job, demand: &Demand) -> Result<(), Error> {
     Ok(())
 }
 
-fn unaffordable(engines: &Engines, total_gpus: u32) -> Error {
-    let (prefill, decode) = (&engines.prefill, &engines.decode);
-    let needed = prefill.gpus.saturating_add(decode.gpus);
-    Error::Unsupported(format!(
-        "one prefill {} and one decode {} need {needed} GPUs, but the budget is {total_gpus}; raise it, or lower the most \
-         GPUs that an engine may have",
-        prefill.label, decode.label
-    ))
+fn beyond(demand: &Demand) -> Error {
+    Error::Unsupported(format!("{demand:?} is beyond any cluster of these engines"))
 }
 
 fn sizing(job: &Job, engines: &Engines, curves: &Curves, max_utilization: f64) -> Result<Sizing, Error> {
@@ -150,13 +144,18 @@ fn assumptions(
         Demand::Concurrency(n) => {
             said.push(format!("{n} requests in flight are {} requests/s, by Little's law.", figure(rate)))
         }
-        Demand::Budget => said.push(format!(
+        Demand::Budget if meets_demand => said.push(format!(
             "No demand was given: this is what {} serve, {gpus} of them used.",
             count(job.hardware.total_gpus, "GPU")
         )),
-        Demand::RequestsPerSecond(_) => {}
+        Demand::RequestsPerSecond(_) | Demand::Budget => {}
     }
-    if !meets_demand {
+    if gpus > job.hardware.total_gpus {
+        said.push(format!(
+            "One prefill {} and one decode {} need {gpus} GPUs already, more than the {} that may be used.",
+            engines.prefill.label, engines.decode.label, job.hardware.total_gpus
+        ));
+    } else if !meets_demand {
         said.push(format!(
             "The demand needs more than {}; this is the best within them.",
             count(job.hardware.total_gpus, "GPU")

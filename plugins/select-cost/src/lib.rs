@@ -51,8 +51,7 @@ impl SelectionPolicy for SelectCost {
         let (prefill_ranking, decode_ranking) = (rank(Role::Prefill), rank(Role::Decode));
         let mut notes = Vec::new();
         if pairs.is_empty() {
-            let total = job.hardware.total_gpus;
-            notes.push(format!("no pair of a measured prefill and a measured decode engine fits {total} GPUs"));
+            notes.push("no prefill and decode candidate were both measured at the job's lengths".to_owned());
         }
         for (role, ranking) in [("prefill", &prefill_ranking), ("decode", &decode_ranking)] {
             if let Some(first) = ranking.first().filter(|c| !c.meets_sla) {
@@ -167,6 +166,8 @@ impl Pair<'_> {
         let missed = self.missed(role).is_some();
         let score = match demand {
             _ if missed => -self.latency_alone_ms(job, role),
+            // Not even one engine of each role fits: below all that do.
+            _ if gpus > job.hardware.total_gpus => -f64::from(gpus),
             Demand::Budget => requests_per_second / total,
             // Whoever meets the demand stays above whoever uses all GPUs and serves a share of it.
             _ => share / if meets_demand { f64::from(gpus) } else { total },

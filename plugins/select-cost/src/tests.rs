@@ -103,6 +103,23 @@ fn a_demand_beyond_the_budget_is_ranked_by_what_is_served() {
 }
 
 #[test]
+fn a_pair_beyond_the_budget_comes_last() {
+    let mut job = job();
+    job.hardware.total_gpus = 1;
+    let selection = select(&job, &Demand::Budget, &history([120.0, 40.0], [6.0, 2.0]));
+    assert_eq!((selection.prefill[0].candidate, selection.decode[0].candidate), (0, 2), "the smallest pair");
+    assert!(
+        selection.notes.iter().any(|n| n.contains("no pair serves the demand with 1 GPU")),
+        "{:?}",
+        selection.notes
+    );
+    job.hardware.total_gpus = 5;
+    let selection = select(&job, &Demand::Budget, &history([120.0, 40.0], [6.0, 2.0]));
+    assert_eq!(selection.prefill.len(), 2);
+    assert!(selection.notes.is_empty(), "{:?}", selection.notes);
+}
+
+#[test]
 fn the_price_is_said_where_it_is_given() {
     let mut job = roomy();
     job.settings = vec![("gpu-hour-price".into(), "2.5".into())];

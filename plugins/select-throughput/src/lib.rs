@@ -33,6 +33,16 @@ impl SelectionPolicy for SelectThroughput {
         let mut notes = Vec::new();
         notes.extend(note(job, Role::Prefill, &prefill_ranking, &prefill));
         notes.extend(note(job, Role::Decode, &decode_ranking, &decode));
+        let gpus = |ranking: &[Choice]| candidates.get(ranking.first()?.candidate).map(|c| c.gpus);
+        if let (Some(p), Some(d)) = (gpus(&prefill_ranking), gpus(&decode_ranking))
+            && p.saturating_add(d) > job.hardware.total_gpus
+        {
+            let (needed, total) = (p.saturating_add(d), job.hardware.total_gpus);
+            notes.push(format!(
+                "the two winners need {needed} GPUs for one engine each, but {total} may be used; select-cost looks for pairs \
+                 that fit"
+            ));
+        }
         Ok(Selection { prefill: prefill_ranking, decode: decode_ranking, notes })
     }
 }

@@ -123,6 +123,13 @@ fn a_full_kv_cache_is_named_as_the_ceiling() {
 }
 
 #[test]
+fn winners_beyond_the_budget_are_said() {
+    let mut job = job();
+    job.hardware.total_gpus = 1;
+    assert!(select(&job, &seed_points()).notes[0].contains("need 2 GPUs for one engine each, but 1 may be used"));
+}
+
+#[test]
 fn nothing_measured_is_an_empty_ranking_with_a_note() {
     let selection = select(&job(), &[]);
     assert!(selection.prefill.is_empty() && selection.decode.is_empty());

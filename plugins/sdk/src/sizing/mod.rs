@@ -54,7 +54,7 @@ pub struct Expected {
 pub struct Deployment {
     /// How many engines.
     pub replicas: Replicas,
-    /// GPUs of all of them.
+    /// GPUs of all of them; more than the budget only if that is less than one engine of each role.
     pub gpus: u32,
     /// Requests per second that are asked for, or as many of them as fit the budget.
     pub requests_per_second: f64,
@@ -287,8 +287,9 @@ impl Sizing {
         (rate > 0.0).then_some(rate)
     }
 
-    /// The deployment for a demand within a budget of GPUs; the best one within it where it does not reach. `None` if not
-    /// even one engine of each role fits, or if the demand is no number.
+    /// The deployment for a demand within a budget of GPUs; the best one within it where it does not reach. Where it does
+    /// not reach for one engine of each role, it is those two, on more GPUs than the budget. `None` if the demand is no
+    /// number.
     pub fn deployment(&self, demand: &Demand, total_gpus: u32) -> Option<Deployment> {
         let wanted = match demand {
             Demand::RequestsPerSecond(rate) => Some(*rate),
@@ -303,10 +304,14 @@ impl Sizing {
                 return Some(Deployment { replicas, gpus, requests_per_second, meets_demand: true, share: 1.0 });
             }
         }
-        let (replicas, capacity) = self.within(total_gpus)?;
+        let (replicas, capacity) = self.within(total_gpus).unwrap_or_else(|| {
+            let least = Replicas { prefill: 1, decode: 1 };
+            (least, self.capacity(least))
+        });
         let gpus = self.gpus(replicas);
+        let meets_demand = wanted.is_none() && gpus <= total_gpus;
         let share = wanted.map_or(1.0, |rate| (capacity / rate).clamp(0.0, 1.0));
-        Some(Deployment { replicas, gpus, requests_per_second: capacity, meets_demand: wanted.is_none(), share })
+        Some(Deployment { replicas, gpus, requests_per_second: capacity, meets_demand, share })
     }
 }
 

@@ -122,3 +122,11 @@ fn a_demand_beyond_the_budget_gets_the_best_within_it() {
     assert!(!answer.meets_demand && answer.gpus <= 8);
     assert_eq!(answer.requests_per_second, sizing.capacity(answer.replicas));
 }
+
+#[test]
+fn a_budget_below_one_engine_of_each_role_gets_those_two_and_is_not_met() {
+    for demand in [Demand::Budget, Demand::RequestsPerSecond(1.0)] {
+        let answer = sizing(150.0, 20.0).deployment(&demand, 2).unwrap();
+        assert_eq!((answer.replicas, answer.gpus, answer.meets_demand), (Replicas { prefill: 1, decode: 1 }, 3, false));
+    }
+}
