@@ -69,10 +69,10 @@ impl Printer {
         self.out_styled
     }
 
-    /// Columns of the terminal that results go to; 100 where there is none.
+    /// Columns of the terminal that results go to; without one, what COLUMNS says, or 120.
     pub fn width(&self) -> u16 {
-        // comfy-table asks the terminal; without one a file or pipe should still be readable.
-        comfy_table::Table::new().width().unwrap_or(100).clamp(60, 160)
+        let asked = || std::env::var("COLUMNS").ok()?.parse().ok();
+        comfy_table::Table::new().width().or_else(asked).unwrap_or(120).clamp(60, 160)
     }
 
     /// Standard output.

@@ -188,11 +188,14 @@ pub fn rows(job: &Job, candidates: &[Candidate], history: &History, selection: &
         .collect()
 }
 
-/// The measurement that a choice rests on: at the job's lengths, at the chosen concurrency or next to it.
+/// The measurement that a choice rests on: at the job's lengths, at the chosen concurrency or next to it, and of two
+/// looks at that the one with more samples.
 pub fn operating_point(job: &Job, history: &History, id: CandidateId, choice: Option<&Choice>) -> Option<Measurement> {
     let at_job_lengths = || history.measurements_of(id).filter(|m| m.isl == job.workload.isl);
     match choice {
-        Some(choice) => at_job_lengths().min_by_key(|m| m.concurrency.abs_diff(choice.concurrency)).cloned(),
+        Some(choice) => at_job_lengths()
+            .min_by_key(|m| (m.concurrency.abs_diff(choice.concurrency), std::cmp::Reverse(m.samples)))
+            .cloned(),
         None => at_job_lengths().next().cloned(),
     }
 }

@@ -19,7 +19,7 @@ use crate::run::timeline::{LOG, clock};
 /// Files worth opening, and what is in them.
 const FILES: &[(&str, &str)] = &[
     (FINAL_CONFIG, "the deployment: kubectl apply -f"),
-    ("prefill_performance.png, decode_performance.png, cost_sla.png", "the candidates"),
+    ("*_performance.png, cost_sla.png", "the candidates as pictures"),
     (PREFILL_CURVE, "the prefill curve, for Dynamo's planner and as pictures"),
     (DECODE_CURVE, "the decode curves, likewise"),
     (MEASUREMENTS, "every point with its interval"),

@@ -1,6 +1,6 @@
 //! Figures in sentences.
 
-/// Three significant digits at least, thousands apart: `1 843`, `17.9`, `0.0521`, `n/a` for what is no number.
+/// Three significant digits at least, thousands apart: `1,843`, `17.9`, `0.0521`, `n/a` for what is no number.
 pub fn figure(value: f64) -> String {
     if !value.is_finite() {
         return "n/a".to_owned();
@@ -19,7 +19,7 @@ pub fn figure(value: f64) -> String {
     let mut text = if value < 0.0 { "-".to_owned() } else { String::new() };
     for (i, digit) in digits.chars().enumerate() {
         if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(' ');
+            text.push(',');
         }
         text.push(digit);
     }
@@ -38,13 +38,13 @@ mod tests {
     #[test]
     fn figures_read_as_a_person_writes_them() {
         let cases = [
-            (1843.2, "1 843"),
+            (1843.2, "1,843"),
             (17.94, "17.9"),
             (99.96, "100"),
             (9.999, "10.0"),
             (0.05214, "0.0521"),
-            (1_234_567.0, "1 234 567"),
-            (-1500.0, "-1 500"),
+            (1_234_567.0, "1,234,567"),
+            (-1500.0, "-1,500"),
             (0.0, "0.0"),
             (f64::NAN, "n/a"),
             (f64::INFINITY, "n/a"),

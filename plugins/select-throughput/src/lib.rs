@@ -124,22 +124,35 @@ fn by_role(job: &Job, role: Role, points: &[Point<'_>]) -> Vec<Choice> {
             true if points.iter().any(next_misses) => target,
             true => p.ceiling,
         };
-        let sla = match (limit_ms, meets_sla) {
-            (Some(limit), true) => format!(" (SLA {} ms)", figure(limit)),
-            (Some(limit), false) => format!(", over the SLA of {} ms", figure(limit)),
-            (None, _) => String::new(),
-        };
-        let throughput = figure(p.tokens_per_second_per_gpu);
         Choice {
             candidate: p.measured.candidate,
             concurrency: p.measured.concurrency,
             meets_sla,
             score: if meets_sla { p.tokens_per_second_per_gpu } else { -p.latency_ms },
-            reason: format!("{throughput} tokens/s/GPU at {latency} {} ms{sla}", figure(p.latency_ms)),
+            reason: String::new(),
             binding: binding.to_owned(),
         }
     };
-    best_per_candidate(points.iter().map(choice))
+    let mut ranking = best_per_candidate(points.iter().map(choice));
+    let of = |choice: &Choice| {
+        points.iter().find(|p| (p.measured.candidate, p.measured.concurrency) == (choice.candidate, choice.concurrency))
+    };
+    let winner = ranking.first().filter(|first| first.meets_sla).and_then(of);
+    for choice in &mut ranking {
+        let (Some(point), limit) = (of(choice), limit_ms.map(figure)) else { continue };
+        choice.reason = match (winner, limit) {
+            (_, Some(limit)) if !choice.meets_sla => {
+                format!("{latency} {} ms, over the SLA of {limit} ms", figure(point.latency_ms))
+            }
+            (Some(winner), _) if winner.measured.candidate != choice.candidate => {
+                let less = 1.0 - point.tokens_per_second_per_gpu / winner.tokens_per_second_per_gpu;
+                format!("{:.0} % less throughput per GPU than {}", less * 100.0, winner.label)
+            }
+            (_, Some(limit)) => format!("highest throughput per GPU with {latency} within {limit} ms"),
+            (_, None) => "highest throughput per GPU".to_owned(),
+        };
+    }
+    ranking
 }
 
 /// Both roles by the whole answer's target: TTFT + ITL · (OSL − 1). A role's candidate is as good as the best pair that

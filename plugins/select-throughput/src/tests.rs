@@ -48,7 +48,12 @@ fn highest_throughput_per_gpu_within_the_sla_wins() {
     assert_eq!(order, [(0, 1, true), (1, 1, true)]);
     let order: Vec<_> = selection.decode.iter().map(|c| (c.candidate, c.concurrency, c.meets_sla)).collect();
     assert_eq!(order, [(2, 32, true), (3, 64, true)], "each candidate once, at its best point");
-    assert_eq!(selection.decode[0].reason, "1 788 tokens/s/GPU at ITL 17.9 ms (SLA 20.0 ms)");
+    assert_eq!(selection.decode[0].reason, "highest throughput per GPU with ITL within 20.0 ms");
+    assert!(
+        selection.decode[1].reason.ends_with("% less throughput per GPU than tp1"),
+        "{}",
+        selection.decode[1].reason
+    );
     assert_eq!(selection.decode[0].binding, "itl", "the next point misses it");
     assert!(selection.notes.is_empty(), "{:?}", selection.notes);
 }
@@ -111,7 +116,7 @@ fn the_look_with_more_samples_counts_and_other_lengths_do_not() {
     let (mut again, other_isl) = (prefill_point(0, 3000, 1, 190.0), prefill_point(0, 100, 1, 1.0));
     (again.osl, again.samples) = (6, 64);
     let selection = select(&job(), &[prefill_point(0, 3000, 1, 180.0), again, other_isl]);
-    assert!(selection.prefill[0].reason.contains("TTFT 190 ms"), "{}", selection.prefill[0].reason);
+    assert!((selection.prefill[0].score - 3000.0 / 0.190).abs() < 1.0, "{}", selection.prefill[0].score);
 }
 
 #[test]
