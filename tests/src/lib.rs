@@ -1,5 +1,7 @@
 //! Helpers for the tests of this package: where things are, and how to run the program as a user would.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests: a failure is the message")]
+
 pub mod fixtures;
 pub mod guests;
 
