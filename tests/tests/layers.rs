@@ -1,6 +1,8 @@
 //! The arrow of dependency, kept by looking at what each layer names:
 //! `domain` <- {`plugin`, `engine`, `backends`, `dgd`} <- `scheduler` <- `phases` <- `cli`.
 
+#![allow(clippy::unwrap_used, reason = "a failure is the message")]
+
 use std::path::{Path, PathBuf};
 
 /// A layer and what none of its files may name.
