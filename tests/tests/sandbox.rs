@@ -586,14 +586,14 @@ fn a_long_history_fits_through_the_default_limits() {
 
 #[test]
 fn the_inspect_command_prints_a_table_or_json() {
-    use sla_profiler::cli::plugin::PluginCommand;
+    use sla_profiler::cli::plugin::{PluginCommand, inspect};
 
     let bench = Bench::new();
     let file = bench.file(&guests::sweep("done"));
     let print = |json| {
         let mut out = Vec::new();
         let options = HostOptions { cache: None, limits: limits() };
-        PluginCommand::Inspect { file: file.clone() }.run_with(options, &mut out, json).unwrap();
+        PluginCommand::Inspect(inspect::Args { file: file.clone() }).run_with(options, &mut out, json).unwrap();
         String::from_utf8(out).unwrap()
     };
     let table = print(false);

@@ -93,9 +93,6 @@ fn run(command: Command, session: &Session) -> Result<u8, AppError> {
             command.run(&mut printer.out(), printer.is_json())?;
             Ok(exit_code::OK)
         }
-        Command::Plugin(command) => {
-            command.run(&mut printer.out(), printer.is_json())?;
-            Ok(exit_code::OK)
-        }
+        Command::Plugin(command) => Ok(command.run(&mut printer.out(), printer.is_json())?),
     }
 }
