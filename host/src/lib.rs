@@ -5,12 +5,14 @@
 
 pub mod backends;
 pub mod cli;
+pub mod conformance;
 pub mod dgd;
 pub mod domain;
 pub mod engine;
 pub mod output;
 pub mod phases;
 pub mod plugin;
+pub mod replay;
 pub mod run;
 pub mod scheduler;
 pub mod spec;

@@ -1,8 +1,10 @@
 //! The command line: one file per subcommand.
 
 pub mod config;
+pub mod explain;
 pub mod plugin;
 pub mod profile;
+pub mod replay;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -50,6 +52,10 @@ pub struct Global {
 enum Command {
     /// Run the seven phases: measure, select, plan, write the deployment, apply it
     Profile(Box<profile::Args>),
+    /// Ask a recorded run again, with another policy or another SLA; measures nothing
+    Replay(Box<replay::Args>),
+    /// Say why a recorded run came out as it did, and which SLA would make another candidate win
+    Explain(explain::Args),
     /// Look at the job that a DGDR and flags make, or at the schemas of files
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -89,6 +95,8 @@ fn run(command: Command, session: &Session) -> Result<u8, AppError> {
     let printer = &session.printer;
     match command {
         Command::Profile(args) => args.run(session),
+        Command::Replay(args) => args.run(session),
+        Command::Explain(args) => args.run(session),
         Command::Config(command) => {
             command.run(&mut printer.out(), printer.is_json())?;
             Ok(exit_code::OK)

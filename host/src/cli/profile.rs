@@ -26,12 +26,12 @@ use crate::phases::policies::{Policies, Slot};
 use crate::phases::{self, Context, Outcome, RunError};
 use crate::plugin::api::Kind;
 use crate::plugin::{HostOptions, PluginError, PluginHost, default_choice};
-use crate::run::event::{JOURNAL_FORMAT, RunStarted};
+use crate::run::event::{JOURNAL_FORMAT, RecordedChoice, RunStarted};
 use crate::run::status::{self, StatusWriter};
 use crate::run::timeline::{LOG, Timeline};
 use crate::run::{Durability, Event, Existing, Journal, JournalError, Observer, Recorder, RunDir, journal};
 use crate::scheduler::Scheduler;
-use crate::spec::{self, Flags, PluginChoice, Plugins, RunSpec};
+use crate::spec::{self, Flags, PluginChoice, PluginSource, Plugins, RunSpec};
 
 /// Where engines run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -134,12 +134,12 @@ impl Args {
     }
 }
 
-fn json(value: &impl serde::Serialize) -> Result<String, AppError> {
+pub(super) fn json(value: &impl serde::Serialize) -> Result<String, AppError> {
     serde_json::to_string_pretty(value)
         .map_err(|error| AppError::Io { action: "put the answer into JSON", source: error.into() })
 }
 
-fn write_out(session: &Session, text: &str) -> Result<(), AppError> {
+pub(super) fn write_out(session: &Session, text: &str) -> Result<(), AppError> {
     let written = writeln!(session.printer.out(), "{}", text.trim_end());
     match written {
         // `| head` closes the pipe; that is its right.
@@ -193,8 +193,24 @@ fn fingerprint(spec: &RunSpec, plugins: &[crate::plugin::api::Identity]) -> Resu
     Ok(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
+fn recorded_choices(plugins: &Plugins) -> Vec<RecordedChoice> {
+    let recorded = |kind, choice: &PluginChoice| RecordedChoice {
+        kind,
+        plugin: match &choice.source {
+            PluginSource::Bundled(name) => name.clone(),
+            PluginSource::File(path) => path.display().to_string(),
+        },
+        settings: choice.settings.clone(),
+    };
+    vec![
+        recorded(Kind::SweepStrategy, &plugins.sweep),
+        recorded(Kind::SelectionPolicy, &plugins.selection),
+        recorded(Kind::PlannerModel, &plugins.planner),
+    ]
+}
+
 /// A runtime whose clock jumps ahead whenever everybody waits.
-fn simulated_runtime() -> Result<tokio::runtime::Runtime, AppError> {
+pub(super) fn simulated_runtime() -> Result<tokio::runtime::Runtime, AppError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
@@ -252,6 +268,8 @@ impl Run<'_> {
             candidates: candidates.clone(),
             rejected: self.space.rejected.clone(),
             plugins: policies.identities(),
+            plugin_choices: recorded_choices(&self.spec.plugins),
+            simulation: (self.cluster.kind() == "simulated").then(|| self.spec.simulation.clone()),
             spec_sha256: self.spec_sha256.clone(),
         })))?;
         if !past.is_empty() {

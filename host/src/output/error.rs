@@ -6,6 +6,7 @@ use super::exit_code as code;
 use crate::cli::plugin::PluginCommandError;
 use crate::phases::RunError;
 use crate::plugin::PluginError;
+use crate::replay::{DecideError, RecordingError, SweepError};
 use crate::run::{DirError, JournalError};
 use crate::spec::{ErrorKind, SpecError};
 
@@ -35,6 +36,9 @@ pub enum AppError {
     /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// A recorded run.
+    #[error(transparent)]
+    Recording(#[from] RecordingError),
     /// The run.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -72,6 +76,10 @@ impl AppError {
             AppError::Plugin(error) | AppError::PluginCommand(PluginCommandError::Plugin(error)) => plugin_code(error),
             AppError::PluginCommand(PluginCommandError::Output(_)) => code::UNEXPECTED,
             AppError::Dir(_) | AppError::Journal(_) => code::OUTPUT,
+            AppError::Recording(RecordingError::Statistic { .. }) => code::INPUT,
+            AppError::Recording(RecordingError::PluginGone { .. }) => code::PLUGIN_LOAD,
+            AppError::Recording(RecordingError::NothingMeasured { .. }) => code::NOTHING_MEASURED,
+            AppError::Recording(_) => code::OUTPUT,
             AppError::Run(error) => match error {
                 RunError::Plugin(error) => plugin_code(error),
                 RunError::BadDecision { .. } => code::PLUGIN_FAILED,
@@ -96,6 +104,7 @@ impl AppError {
             | AppError::Run(RunError::Plugin(error)) => error.hint(),
             AppError::Dir(error) | AppError::Run(RunError::Dir(error)) => error.hint(),
             AppError::Journal(error) | AppError::Run(RunError::Journal(error)) => error.hint(),
+            AppError::Recording(error) => error.hint(),
             AppError::Run(RunError::BadDecision { .. }) => {
                 Some("without --strict-plugins the bundled plugin of that kind stands in".to_owned())
             }
@@ -114,6 +123,25 @@ impl AppError {
     /// For the terminal.
     pub fn render(&self) -> String {
         format!("{:?}", miette::Report::new(Shown { message: self.to_string(), hint: self.hint() }))
+    }
+}
+
+impl From<DecideError> for AppError {
+    fn from(error: DecideError) -> Self {
+        match error {
+            DecideError::Recording(error) => AppError::Recording(error),
+            DecideError::Plugin(error) => AppError::Run(RunError::Plugin(error)),
+        }
+    }
+}
+
+impl From<SweepError> for AppError {
+    fn from(error: SweepError) -> Self {
+        match error {
+            SweepError::Recording(error) => AppError::Recording(error),
+            SweepError::Plugin(error) => AppError::Run(RunError::Plugin(error)),
+            SweepError::Halt(halt) => AppError::Run(halt.into()),
+        }
     }
 }
 

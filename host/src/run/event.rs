@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::domain::search_space::Rejected;
 use crate::domain::{Candidate, CandidateId, EngineFacts, Failure, Goal, Job, Measurement, Plan, Selection, Step};
 use crate::engine::CheckReport;
-use crate::plugin::api::{CallCost, Identity};
+use crate::plugin::api::{CallCost, Identity, Kind};
+use crate::spec::SimulationSpec;
 
 /// Format of the journal; raised when a reader of the old one would misread the new one.
 pub const JOURNAL_FORMAT: u32 = 1;
@@ -210,8 +211,25 @@ pub struct RunStarted {
     pub rejected: Vec<Rejected>,
     /// Who decides.
     pub plugins: Vec<Identity>,
+    /// How each of them was asked for, so that replay can ask for the same; in the same order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plugin_choices: Vec<RecordedChoice>,
+    /// How the simulated cluster was made up; absent where engines were real.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub simulation: Option<SimulationSpec>,
     /// SHA-256 of everything that was asked for, in hex; resume refuses another one.
     pub spec_sha256: String,
+}
+
+/// How the user asked for a plugin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RecordedChoice {
+    /// Of which kind.
+    pub kind: Kind,
+    /// Name of a bundled plugin, or path of a file as it was given.
+    pub plugin: String,
+    /// Name and value of each setting.
+    pub settings: Vec<(String, String)>,
 }
 
 /// One line of the journal.

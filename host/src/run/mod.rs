@@ -9,6 +9,6 @@ pub mod status;
 pub mod timeline;
 
 pub use dir::{DirError, Existing, RunDir};
-pub use event::{Decision, Event, Phase, Record, RunStarted};
+pub use event::{Decision, Event, Phase, Record, RecordedChoice, RunStarted};
 pub use journal::{Durability, JOURNAL, Journal, JournalError};
 pub use recorder::{Observer, Recorder};

@@ -119,7 +119,11 @@ pub struct Flags {
     pub fault_rate: Option<f64>,
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
+/// `NAME=VALUE`, the form of every setting on the command line.
+///
+/// # Errors
+/// If it is not of that form.
+pub fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("want NAME=VALUE".to_owned()),

@@ -830,7 +830,7 @@ fn entry(path: &str, value: &str, origin: Origin) -> OriginEntry {
 }
 
 /// A file if it looks like one, else a bundled name. A path in a file is relative to that file.
-fn plugin_source(text: &str, folder: Option<&Path>) -> PluginSource {
+pub fn plugin_source(text: &str, folder: Option<&Path>) -> PluginSource {
     if !(text.contains(['/', '\\']) || text.ends_with(".wasm")) {
         return PluginSource::Bundled(text.to_owned());
     }

@@ -133,7 +133,7 @@ pub struct ModelCache {
 }
 
 /// How the simulated cluster behaves beyond the roofline.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct SimulationSpec {
     /// Coefficient of variation of a forward pass's time.
     pub noise_cv: f64,

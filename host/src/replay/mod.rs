@@ -1,0 +1,21 @@
+//! Recorded runs, asked again without measuring.
+//!
+//! ```text
+//! RUN/journal.jsonl --> Recording --> history, decisions
+//!                                        |--> decide:  another policy, another SLA: who wins, how many?
+//!                                        |--> explain: each candidate, and the SLA that would make it win
+//!                                        '--> sweep:   another strategy, fed from the recording
+//! ```
+//!
+//! A plugin keeps nothing between calls and gets no clock, so the same question gives the recorded answer again; what
+//! differs is due to what was asked differently.
+
+mod decide;
+mod explain;
+mod recording;
+mod sweep;
+
+pub use decide::{Answer, Change, Comparison, DecideError, RoleChange, Targets, answer, compare};
+pub use explain::{Explanation, FrontPoint, Range, RoleReport, Row, Status, explain};
+pub use recording::{Recording, RecordingError};
+pub use sweep::{SweepError, SweepUse, recorded_use, replay_sweep};
