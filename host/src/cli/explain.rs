@@ -70,8 +70,7 @@ impl Args {
     pub fn run(self, session: &Session) -> Result<u8, AppError> {
         let recording = Recording::open(&self.run)?;
         let host = PluginHost::new(HostOptions::default())?;
-        let choice =
-            choice(&recording, Kind::SelectionPolicy, self.selection.as_deref(), &self.selection_setting)?;
+        let choice = choice(&recording, Kind::SelectionPolicy, self.selection.as_deref(), &self.selection_setting)?;
         let policy = host.selection(&choice)?;
         let mut explanation = explain(&recording, policy.as_ref())?;
         explanation.notes.extend(other_than_recorded(&recording, policy.identity(), self.selection.is_some()));
@@ -153,7 +152,16 @@ fn whole_text(recording: &Recording, job: &Job, explanation: &Explanation) -> St
         let mut table = Table::new();
         table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
         let latency = format!("{}, ms", latency_name(report.role));
-        table.set_header([report.role.as_str(), "GPUs", "verdict", &latency, "tokens/s/GPU", "bound by", "wins under", "why"]);
+        table.set_header([
+            report.role.as_str(),
+            "GPUs",
+            "verdict",
+            &latency,
+            "tokens/s/GPU",
+            "bound by",
+            "wins under",
+            "why",
+        ]);
         for row in &report.rows {
             let number = |value: Option<f64>, show: fn(f64) -> String| value.map_or_else(|| "-".to_owned(), show);
             let behind = match (row.status, row.throughput_gap) {

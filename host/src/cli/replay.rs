@@ -16,7 +16,8 @@ use crate::output::number::{grouped, short};
 use crate::plugin::api::{Identity, Kind};
 use crate::plugin::{HostOptions, PluginHost};
 use crate::replay::{
-    Answer, Change, Comparison, Recording, RecordingError, SweepUse, Targets, answer, compare, recorded_use, replay_sweep,
+    Answer, Change, Comparison, Recording, RecordingError, SweepUse, Targets, answer, compare, recorded_use,
+    replay_sweep,
 };
 use crate::run::timeline::clock;
 use crate::spec::{PluginChoice, key_value, plugin_source};

@@ -75,11 +75,15 @@ impl AppError {
             AppError::Usage { .. } => code::USAGE,
             AppError::Plugin(error) | AppError::PluginCommand(PluginCommandError::Plugin(error)) => plugin_code(error),
             AppError::PluginCommand(PluginCommandError::Output(_)) => code::UNEXPECTED,
+            AppError::PluginCommand(PluginCommandError::Usage(_)) => code::USAGE,
+            AppError::PluginCommand(PluginCommandError::Conformance(_)) => code::INPUT,
             AppError::Dir(_) | AppError::Journal(_) => code::OUTPUT,
-            AppError::Recording(RecordingError::Statistic { .. }) => code::INPUT,
-            AppError::Recording(RecordingError::PluginGone { .. }) => code::PLUGIN_LOAD,
-            AppError::Recording(RecordingError::NothingMeasured { .. }) => code::NOTHING_MEASURED,
-            AppError::Recording(_) => code::OUTPUT,
+            AppError::Recording(error) | AppError::PluginCommand(PluginCommandError::Recording(error)) => match error {
+                RecordingError::Statistic { .. } => code::INPUT,
+                RecordingError::PluginGone { .. } => code::PLUGIN_LOAD,
+                RecordingError::NothingMeasured { .. } => code::NOTHING_MEASURED,
+                _ => code::OUTPUT,
+            },
             AppError::Run(error) => match error {
                 RunError::Plugin(error) => plugin_code(error),
                 RunError::BadDecision { .. } => code::PLUGIN_FAILED,
@@ -104,7 +108,7 @@ impl AppError {
             | AppError::Run(RunError::Plugin(error)) => error.hint(),
             AppError::Dir(error) | AppError::Run(RunError::Dir(error)) => error.hint(),
             AppError::Journal(error) | AppError::Run(RunError::Journal(error)) => error.hint(),
-            AppError::Recording(error) => error.hint(),
+            AppError::Recording(error) | AppError::PluginCommand(PluginCommandError::Recording(error)) => error.hint(),
             AppError::Run(RunError::BadDecision { .. }) => {
                 Some("without --strict-plugins the bundled plugin of that kind stands in".to_owned())
             }
@@ -116,7 +120,7 @@ impl AppError {
                 "give more GPUs (--total-gpus, --num-gpus-per-node), GPUs with more memory, or a smaller or quantised model"
                     .to_owned(),
             ),
-            AppError::Run(_) | AppError::Io { .. } | AppError::PluginCommand(PluginCommandError::Output(_)) => None,
+            AppError::Run(_) | AppError::Io { .. } | AppError::PluginCommand(_) => None,
         }
     }
 

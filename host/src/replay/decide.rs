@@ -230,7 +230,8 @@ pub fn compare(recording: &Recording, after: &Answer) -> Comparison {
         Role::ALL.into_iter().map(|role| role_change(role, before.as_ref(), after, &label)).collect();
     let plan = |answer: &Answer| answer.plan.clone();
     let plans = Change { before: before.as_ref().and_then(plan), after: plan(after) };
-    let figure = |of: fn(&Plan) -> u32| Change { before: plans.before.as_ref().map(of), after: plans.after.as_ref().map(of) };
+    let figure =
+        |of: fn(&Plan) -> u32| Change { before: plans.before.as_ref().map(of), after: plans.after.as_ref().map(of) };
     let gpus_of = |answer: &Answer| {
         let plan = answer.plan.as_ref()?;
         let gpus = |role: Role| {
@@ -245,8 +246,7 @@ pub fn compare(recording: &Recording, after: &Answer) -> Comparison {
     };
     let replicas = [figure(|plan| plan.prefill_replicas), figure(|plan| plan.decode_replicas)];
     let capacity = |plan: &Plan| plan.capacity_requests_per_second;
-    let capacity =
-        Change { before: plans.before.as_ref().map(capacity), after: plans.after.as_ref().map(capacity) };
+    let capacity = Change { before: plans.before.as_ref().map(capacity), after: plans.after.as_ref().map(capacity) };
     let meets_sla = Change { before: before.as_ref().map(meets), after: Some(meets(after)) };
     let mut notes: Vec<String> = after.selection.notes.clone();
     notes.extend(after.plan_error.iter().map(|error| format!("no plan: {error}")));

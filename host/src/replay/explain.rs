@@ -6,8 +6,8 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::decide::{DecideError, sweep_history};
 use super::Recording;
+use super::decide::{DecideError, sweep_history};
 use crate::domain::{Candidate, CandidateId, History, Job, Measurement, Role, Selection};
 use crate::plugin::api::{Identity, SelectionPolicy};
 use crate::run::{Decision, Event};
@@ -226,7 +226,9 @@ impl Scan {
             Some(_) => {
                 let tokens = f64::from(job.workload.osl.saturating_sub(1));
                 let decode: Vec<f64> = own(Role::Decode).collect();
-                own(Role::Prefill).flat_map(|ttft| decode.iter().map(move |itl| round_up(ttft + itl * tokens))).collect()
+                own(Role::Prefill)
+                    .flat_map(|ttft| decode.iter().map(move |itl| round_up(ttft + itl * tokens)))
+                    .collect()
             }
         };
         targets.sort_by(f64::total_cmp);

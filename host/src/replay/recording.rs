@@ -83,10 +83,16 @@ impl RecordingError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Unreadable { .. } => Some("name the directory that `profile --out` wrote".to_owned()),
-            Self::Damaged { .. } => Some("what stands above that line may be saved by cutting the file there".to_owned()),
+            Self::Damaged { .. } => {
+                Some("what stands above that line may be saved by cutting the file there".to_owned())
+            }
             Self::OtherFormat { .. } => Some("use the version of sla-profiler that wrote it".to_owned()),
-            Self::NoRun { .. } | Self::NothingMeasured { .. } => Some("`profile --resume` goes on with a run".to_owned()),
-            Self::Statistic { .. } => Some("--sla-quantile takes 0.5, 0.9 or 0.99 here, or none for the mean".to_owned()),
+            Self::NoRun { .. } | Self::NothingMeasured { .. } => {
+                Some("`profile --resume` goes on with a run".to_owned())
+            }
+            Self::Statistic { .. } => {
+                Some("--sla-quantile takes 0.5, 0.9 or 0.99 here, or none for the mean".to_owned())
+            }
             Self::PluginGone { .. } => Some("name a plugin: --sweep, --selection or --planner NAME|FILE".to_owned()),
         }
     }

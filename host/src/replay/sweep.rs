@@ -2,8 +2,8 @@
 //! have cost is counted beside what the run did cost.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,7 +12,8 @@ use serde::Serialize;
 
 use super::{Recording, RecordingError};
 use crate::domain::{
-    CandidateId, CurveGoal, EngineFacts, Failure, FailureClass, Goal, History, Measurement, Probe, Role, Selection, Step,
+    CandidateId, CurveGoal, EngineFacts, Failure, FailureClass, Goal, History, Measurement, Probe, Role, Selection,
+    Step,
 };
 use crate::engine::simulated::SimulatedCluster;
 use crate::engine::{ApplyError, ApplyRequest, Cluster, Deployment, Engine, Launch};
@@ -262,12 +263,13 @@ impl Cluster for RecordedCluster {
             }
             tokio::time::sleep(self.expected_launch(launch)).await;
         }
-        let facts = recorded.or_else(|| inner.as_ref().map(|engine| engine.facts().clone())).ok_or_else(|| Failure {
-            candidate: launch.id,
-            class: FailureClass::Other,
-            probe: None,
-            reason: format!("{}: the recording never launched it", launch.candidate.name()),
-        })?;
+        let facts =
+            recorded.or_else(|| inner.as_ref().map(|engine| engine.facts().clone())).ok_or_else(|| Failure {
+                candidate: launch.id,
+                class: FailureClass::Other,
+                probe: None,
+                reason: format!("{}: the recording never launched it", launch.candidate.name()),
+            })?;
         let (history, tally) = (Arc::clone(&self.history), Arc::clone(&self.tally));
         Ok(Box::new(RecordedEngine { facts, history, tally, inner }))
     }
