@@ -238,13 +238,13 @@ fn one_text(job: &Job, report: &RoleReport, row: &Row) -> String {
         let _ = writeln!(text, "  target       {:.1} % {side} {latency} {} ms", slack.abs() * 100.0, short(target));
     }
     if let Some(gap) = row.throughput_gap.filter(|_| row.status != Status::Selected) {
-        let _ = writeln!(text, "  against winner  {:+.1} % tokens/s/GPU", gap * 100.0);
+        let _ = writeln!(text, "  to winner    {:+.1} % tokens/s/GPU", gap * 100.0);
     }
     let binding = if row.binding.is_empty() { "nothing" } else { &row.binding };
     let _ = writeln!(text, "  bound by     {binding}");
     let _ = writeln!(text, "  measured     {} points at the job's lengths", row.points);
     if let Some(ms) = row.lowest_latency_ms {
-        let _ = writeln!(text, "  lowest {latency}  {} ms", short(ms));
+        let _ = writeln!(text, "  lowest {latency:<5} {} ms", short(ms));
     }
     let front: Vec<String> = row.on_front_at.iter().map(u32::to_string).collect();
     let front = if front.is_empty() { "nowhere".to_owned() } else { format!("at {} at once", front.join(", ")) };

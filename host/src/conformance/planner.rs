@@ -64,6 +64,9 @@ pub(super) fn ask(
 
 pub(super) fn check(checker: &mut Checker, worlds: &[World], planner: &dyn PlannerModel, limits: &Limits) {
     for world in worlds {
+        if checker.given_up() {
+            return;
+        }
         let Some(engines) = Engines::of(world) else { continue };
         let case = &world.name;
         let demand = world.job.demand;

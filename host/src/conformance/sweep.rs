@@ -1,7 +1,7 @@
 //! What every sweep strategy must keep.
 
 use super::world::{World, large, shuffled};
-use super::{BOUNDED, Checker, EMPTY, FUEL_SHARE, IDS, KEEPS_CONTRACT, ROWS, SAME_TWICE};
+use super::{BOUNDED, Checker, EMPTY, FUEL_SHARE, IDS, KEEPS_CONTRACT, LARGE, ROWS, SAME_TWICE};
 use crate::domain::{CandidateId, CurveGoal, Goal, History, Probe, Role, Step};
 use crate::plugin::Limits;
 use crate::plugin::api::SweepStrategy;
@@ -19,6 +19,9 @@ const MEASURES: &str = "a sweep over engines that run measures at least one of t
 pub(super) fn check(checker: &mut Checker, worlds: &[World], strategy: &dyn SweepStrategy, limits: &Limits) {
     for world in worlds {
         for goal in goals(world) {
+            if checker.given_up() {
+                return;
+            }
             let case = format!("{}, {}", world.name, name(&goal));
             drive(checker, world, &goal, strategy, &case);
             let mut failing = world.clone();
@@ -30,7 +33,7 @@ pub(super) fn check(checker: &mut Checker, worlds: &[World], strategy: &dyn Swee
             checker.check(EMPTY, &format!("{case}, all failed"), result);
         }
     }
-    for count in [10, 100, 1000] {
+    for count in LARGE {
         let case = format!("{count} candidates");
         let result = large(count).map_err(|error| error.to_string()).and_then(|world| {
             let mut most = 0;

@@ -225,7 +225,8 @@ fn swept(seed: u64, job: &Job, candidates: &[Candidate], failing: &[CandidateId]
 }
 
 pub fn candidate(role: Role, mapping: Mapping) -> Candidate {
-    let gpus = f64::from(mapping.gpus());
+    // No two candidates look alike: which of two equals comes first is nobody's business.
+    let gpus = f64::from(mapping.gpus()) + if mapping.attention_dp > 1 { 0.3 } else { 0.0 };
     Candidate {
         role,
         mapping,

@@ -59,7 +59,9 @@ pub enum RecordingError {
         role: crate::domain::Role,
     },
     /// The journal keeps mean, p50, p90 and p99 of each point; others cannot be told from these.
-    #[error("the recording does not hold the {wanted} of its points, only mean, p50, p90, p99 and the run's own {own}")]
+    #[error(
+        "the recording does not hold the {wanted} of its points, only mean, p50, p90 and p99, and the run's own statistic, which is {own}"
+    )]
     Statistic {
         /// The statistic that was asked for.
         wanted: String,

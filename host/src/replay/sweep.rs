@@ -169,8 +169,7 @@ pub async fn replay_sweep(
         Some(selection) => selection,
         None => select(&scheduler, &recorder, recording, policy).await?,
     };
-    let wall_s = recorder.now_s();
-    // Engines end after the last point; what they hold until then counts, what shutting down takes does too.
+    // What shutting down takes counts, as it does in the run.
     scheduler.retain(&[]).await?;
     let usage = scheduler.usage();
     let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
@@ -181,7 +180,7 @@ pub async fn replay_sweep(
         unknown: count(&cluster.tally.unknown),
         launches: usage.launches,
         gpu_seconds: usage.gpu_seconds,
-        wall_s,
+        wall_s: recorder.now_s(),
         steps,
         winners: winners(recording, &selection),
     })

@@ -54,7 +54,7 @@ impl Args {
         let Output { plugin, bundled, .. } = &output;
         let what = if kind == Kind::PlannerModel { "points per curve" } else { "candidates" };
         writeln!(out, "{} {} ({kind}), compiled in {compile_ms:.0} ms", plugin.plugin.name, plugin.plugin.version)?;
-        let mut rows = table();
+        let (mut rows, mut failures) = (table(), Vec::new());
         let bundled_name = format!("bundled {}", bundled.plugin.name);
         rows.set_header(["", &plugin.plugin.name, &bundled_name, "ratio"]);
         rows.add_row([
@@ -65,7 +65,7 @@ impl Args {
         ]);
         for (mine, theirs) in plugin.calls.iter().zip(&bundled.calls) {
             if let Some(error) = &mine.error {
-                rows.add_row([&format!("{} {what}", mine.size), error, "", ""]);
+                failures.push(format!("{} {what}: {error}", mine.size));
                 continue;
             }
             let figures: [(&str, fn(&bench::Call) -> Option<f64>); 3] = [
@@ -80,6 +80,7 @@ impl Args {
             }
         }
         writeln!(out, "{}", rows.trim_fmt())?;
+        failures.iter().try_for_each(|failure| writeln!(out, "{failure}"))?;
         Ok(())
     }
 }
