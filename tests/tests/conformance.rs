@@ -134,7 +134,7 @@ fn an_authors_case_that_fails_says_what_was_expected_and_what_came() {
 }
 
 #[test]
-fn cases_of_the_other_kinds_are_understood() {
+fn cases_of_a_planner_are_understood() {
     let (_folder, path) = cases(
         "
 cases:
@@ -154,17 +154,6 @@ cases:
 ",
     );
     let (code, found) = report(&["planner-sla", "--cases", &path]);
-    assert_eq!(code, 0, "{found:#}");
-    let (_folder, path) = cases(
-        "
-cases:
-  - name: begins with all of them
-    sla: { itl_ms: 20 }
-    engines: [{ role: decode, gpus: 1 }, { role: decode, gpus: 2 }]
-    expect: { measures: [tp2, tp1] }
-",
-    );
-    let (code, found) = report(&["sweep-grid", "--cases", &path]);
     assert_eq!(code, 0, "{found:#}");
 }
 
