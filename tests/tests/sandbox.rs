@@ -35,7 +35,7 @@ impl Bench {
     }
 
     fn with(limits: Limits) -> Self {
-        let host = PluginHost::new(HostOptions { cache: None, limits }).unwrap();
+        let host = PluginHost::new(HostOptions { cache: None, limits, ..HostOptions::default() }).unwrap();
         Self { host, dir: tempfile::tempdir().unwrap() }
     }
 
@@ -592,7 +592,7 @@ fn the_inspect_command_prints_a_table_or_json() {
     let file = bench.file(&guests::sweep("done"));
     let print = |json| {
         let mut out = Vec::new();
-        let options = HostOptions { cache: None, limits: limits() };
+        let options = HostOptions { cache: None, limits: limits(), ..HostOptions::default() };
         PluginCommand::Inspect(inspect::Args { file: file.clone() }).run_with(options, &mut out, json).unwrap();
         String::from_utf8(out).unwrap()
     };

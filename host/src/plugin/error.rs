@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::api::{Identity, Kind};
+use super::compile::CompileLimit;
 use super::{contract, text};
 
 /// Something went wrong with a plugin: it could not be loaded ([`Problem::Load`]), or a call of it failed
@@ -28,6 +29,11 @@ impl PluginError {
     /// What happened.
     pub fn problem(&self) -> &Problem {
         &self.inner.1
+    }
+
+    /// The same, to keep.
+    pub fn into_problem(self) -> Problem {
+        self.inner.1
     }
 
     /// Whether the plugin could not be loaded (the user named the wrong file, or a broken one). Otherwise it was
@@ -247,6 +253,17 @@ pub enum LoadProblem {
     /// The compiler does not take it.
     #[error("cannot be compiled: {0}")]
     Compile(String),
+    /// Compiling it takes too much.
+    #[error(transparent)]
+    CompileLimit(CompileLimit),
+    /// The process that compiles plugins failed, for a reason that is not the plugin's.
+    #[error("cannot be compiled: the compiler ({}) {reason}", .program.display())]
+    Compiler {
+        /// What was run.
+        program: PathBuf,
+        /// What happened to it.
+        reason: String,
+    },
     /// The right names with the wrong types behind them.
     #[error("does not keep to version {} of the contract: {reason}", contract::VERSION)]
     Contract {
@@ -334,7 +351,15 @@ impl LoadProblem {
                 format!("did you mean `{near}`?")
             }
             Self::BundledMissing => "run `cargo xtask plugins` and build again".into(),
-            Self::Unreadable(_) | Self::NotAFile | Self::Compile(_) | Self::Description(_) | Self::Engine(_) => {
+            Self::CompileLimit(_) => {
+                "split the plugin's largest function, or build it without what it does not need".into()
+            }
+            Self::Compiler { .. }
+            | Self::Unreadable(_)
+            | Self::NotAFile
+            | Self::Compile(_)
+            | Self::Description(_)
+            | Self::Engine(_) => {
                 return None;
             }
         };

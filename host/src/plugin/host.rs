@@ -15,6 +15,7 @@ use super::adapters::Wasm;
 use super::api::{Identity, Kind, PlannerModel, SelectionPolicy, Setting, SweepStrategy};
 use super::bindings::{planner::PlannerModelPre, selection::SelectionPolicyPre, sweep::SweepStrategyPre};
 use super::bundled::{self, Bundled};
+use super::compile::Compiler;
 use super::error::{LoadProblem, Origin, Subject};
 use super::guest::GuestState;
 use super::loader::{self, Loaded, Loader};
@@ -28,11 +29,13 @@ pub struct HostOptions {
     pub cache: Option<PathBuf>,
     /// What each call may use.
     pub limits: Limits,
+    /// Where plugins that do not come with the program are compiled.
+    pub compiler: Compiler,
 }
 
 impl Default for HostOptions {
     fn default() -> Self {
-        Self { cache: compile::default_cache_dir(), limits: Limits::default() }
+        Self { cache: compile::default_cache_dir(), limits: Limits::default(), compiler: Compiler::default() }
     }
 }
 
@@ -42,6 +45,7 @@ pub struct PluginHost {
     linker: Linker<GuestState>,
     limits: Arc<Limits>,
     cache: Option<PathBuf>,
+    compiler: Compiler,
     /// By kind, digest and origin, so that one file is compiled once.
     loaded: Mutex<HashMap<(Kind, String, Origin), Arc<Loaded>>>,
 }
@@ -144,7 +148,8 @@ impl PluginHost {
         };
         let engine = engine::new(&options.limits).map_err(failed)?;
         let linker = loader::linker(&engine).map_err(failed)?;
-        Ok(Self { engine, linker, limits: Arc::new(options.limits), cache: options.cache, loaded: Mutex::default() })
+        let HostOptions { cache, limits, compiler } = options;
+        Ok(Self { engine, linker, limits: Arc::new(limits), cache, compiler, loaded: Mutex::default() })
     }
 
     /// Loads a plugin and checks the names of the user's settings.
@@ -252,8 +257,13 @@ impl PluginHost {
         if let Some(found) = wanted.and_then(|kind| lock().get(&key(kind)).cloned()) {
             return Ok(found);
         }
-        let loader =
-            Loader { engine: &self.engine, linker: &self.linker, limits: &self.limits, cache: self.cache.as_deref() };
+        let loader = Loader {
+            engine: &self.engine,
+            linker: &self.linker,
+            limits: &self.limits,
+            cache: self.cache.as_deref(),
+            compiler: &self.compiler,
+        };
         let loaded = Arc::new(loader.load(wanted, origin.clone(), wasm, sha256.clone())?);
         lock().insert(key(loaded.identity.kind), Arc::clone(&loaded));
         Ok(loaded)

@@ -39,6 +39,16 @@ pub struct Limits {
     pub log_chars: usize,
     /// Size of a plugin file in bytes.
     pub file_bytes: u64,
+    /// Address space in bytes of the process that compiles a plugin.
+    pub compile_memory_bytes: u64,
+    /// CPU time in seconds of the process that compiles a plugin.
+    pub compile_cpu_s: u64,
+    /// Wall time in milliseconds of the process that compiles a plugin.
+    pub compile_deadline_ms: u64,
+    /// Calls of `files` in one decision.
+    pub file_calls: usize,
+    /// Bytes that `files` reads in one decision.
+    pub read_bytes: usize,
 }
 
 impl Default for Limits {
@@ -61,6 +71,12 @@ impl Default for Limits {
             log_chars: 400,
             // A Python plugin is 18 MB.
             file_bytes: 32 << 20,
+            compile_memory_bytes: 4 << 30,
+            // A Python plugin takes 10 to 40 s.
+            compile_cpu_s: 120,
+            compile_deadline_ms: 120_000,
+            file_calls: 1_000,
+            read_bytes: 16 << 20,
         }
     }
 }

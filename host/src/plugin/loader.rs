@@ -14,7 +14,7 @@ use wasmtime::{Engine, Store};
 use super::api::{Identity, Kind, Setting};
 use super::bindings::about::exports::sla_profiler::base::about;
 use super::bindings::{about as described, log, planner, selection, sweep};
-use super::compile;
+use super::compile::{self, Compiler};
 use super::error::{LoadProblem, Origin, Subject};
 use super::guest::{Caller, GuestState};
 use super::limits::Limits;
@@ -43,6 +43,7 @@ pub(super) struct Loader<'a> {
     pub linker: &'a Linker<GuestState>,
     pub limits: &'a Limits,
     pub cache: Option<&'a Path>,
+    pub compiler: &'a Compiler,
 }
 
 /// All that a plugin can reach: the log.
@@ -110,7 +111,10 @@ impl Loader<'_> {
 
         let surface = Surface::read(wasm).map_err(failed)?;
         let kind = surface.check(wanted).map_err(failed)?;
-        let compiled = compile::component(self.engine, self.cache, wasm, &sha256).map_err(failed)?;
+        // What comes with the program is as trusted as the program.
+        let compiler = if bundled { &Compiler::Here } else { self.compiler };
+        let setup = compile::Setup { engine: self.engine, limits: self.limits, cache: self.cache, compiler };
+        let compiled = setup.component(wasm, &sha256).map_err(failed)?;
         let contract = |error: wasmtime::Error| failed(LoadProblem::Contract { reason: format!("{error:#}") });
         let pre = self.linker.instantiate_pre(&compiled.component).map_err(contract)?;
         let about = self.describe(kind, &subject, &pre)?;

@@ -15,7 +15,7 @@ mod adapters;
 pub mod api;
 mod bindings;
 pub mod bundled;
-mod compile;
+pub(crate) mod compile;
 mod contract;
 mod convert;
 mod engine;
@@ -27,7 +27,7 @@ mod loader;
 mod surface;
 mod text;
 
-pub use compile::default_cache_dir;
+pub use compile::{CompileLimit, Compiler, default_cache_dir};
 pub use contract::VERSION as CONTRACT_VERSION;
 pub use error::{CallProblem, LoadProblem, Origin, PluginError, Problem, Returned, Subject};
 pub use host::{HostOptions, Inspection, Interface, Listed, Plugin, PluginHost, default_choice};
