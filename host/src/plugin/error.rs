@@ -273,6 +273,30 @@ pub enum LoadProblem {
     /// What it says of itself makes no sense.
     #[error("describes itself badly: {0}")]
     Description(String),
+    /// It is another file than the one that was pinned.
+    #[error("has the SHA-256 {found}, but {pinned} is pinned")]
+    Pinned {
+        /// Of the file.
+        found: String,
+        /// In the job or the lock file.
+        pinned: String,
+    },
+    /// It asks to read files, and the user granted no folder.
+    #[error("asks to read files (`{import}`), but no folder is granted to it")]
+    NotGranted {
+        /// The import.
+        import: String,
+    },
+    /// A granted folder cannot be opened.
+    #[error("is granted `{name}`, but {} cannot be read: {source}", .path.display())]
+    Grant {
+        /// The name.
+        name: String,
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The user gave a setting that the plugin does not have.
     #[error("has no setting `{name}`; {}", settings(.known))]
     UnknownSetting {
@@ -336,8 +360,20 @@ impl LoadProblem {
                  add `--stub-wasi`"
             ),
             Self::RefusedImports(_) => {
-                format!("the only import is `{}@{}`", contract::LOG.0, contract::VERSION)
+                let [log, files] = contract::IMPORTS.map(|(interface, _)| interface);
+                format!("a plugin may import `{log}@{0}` and `{files}@{0}`", contract::VERSION)
             }
+            Self::Pinned { .. } => {
+                "if the new file is the one that you want, `sla-profiler plugin lock` writes its pin; otherwise \
+                 bring the old one back"
+                    .into()
+            }
+            Self::NotGranted { .. } => {
+                "grant it one: `--sweep-grant NAME=DIR`, `--selection-grant`, `--planner-grant`, or \
+                 `grants: {NAME: DIR}` in the job file; its own documentation says which names it asks for"
+                    .into()
+            }
+            Self::Grant { .. } => "a grant is NAME=DIR, a folder that you can read".into(),
             Self::UnknownSetting { name, known } => {
                 let near = text::nearest(name, known.iter().map(String::as_str))?;
                 format!("did you mean `{near}`?")

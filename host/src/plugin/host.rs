@@ -17,6 +17,7 @@ use super::bindings::{planner::PlannerModelPre, selection::SelectionPolicyPre, s
 use super::bundled::{self, Bundled};
 use super::compile::Compiler;
 use super::error::{LoadProblem, Origin, Subject};
+use super::grants::Grants;
 use super::guest::GuestState;
 use super::loader::{self, Loaded, Loader};
 use super::surface::Item;
@@ -43,7 +44,7 @@ impl Default for HostOptions {
 pub struct PluginHost {
     engine: Engine,
     linker: Linker<GuestState>,
-    limits: Arc<Limits>,
+    limits: Limits,
     cache: Option<PathBuf>,
     compiler: Compiler,
     /// By kind, digest and origin, so that one file is compiled once.
@@ -54,7 +55,18 @@ pub struct PluginHost {
 #[derive(Clone)]
 pub struct Plugin {
     loaded: Arc<Loaded>,
+    limits: Arc<Limits>,
+    grants: Grants,
     settings: Vec<(String, String)>,
+}
+
+/// What a plugin is loaded for.
+#[derive(Clone, Copy)]
+struct How<'a> {
+    wanted: Option<Kind>,
+    limits: &'a Limits,
+    /// The only digest that will do.
+    pin: Option<&'a str>,
 }
 
 impl Plugin {
@@ -134,7 +146,7 @@ pub fn default_choice(kind: Kind) -> PluginChoice {
         Kind::SelectionPolicy => "select-throughput",
         Kind::PlannerModel => "planner-sla",
     };
-    PluginChoice { source: PluginSource::Bundled(name.to_owned()), settings: Vec::new() }
+    PluginChoice::new(PluginSource::Bundled(name.to_owned()))
 }
 
 impl PluginHost {
@@ -149,7 +161,7 @@ impl PluginHost {
         let engine = engine::new(&options.limits).map_err(failed)?;
         let linker = loader::linker(&engine).map_err(failed)?;
         let HostOptions { cache, limits, compiler } = options;
-        Ok(Self { engine, linker, limits: Arc::new(limits), cache, compiler, loaded: Mutex::default() })
+        Ok(Self { engine, linker, limits, cache, compiler, loaded: Mutex::default() })
     }
 
     /// Loads a plugin and checks the names of the user's settings.
@@ -157,17 +169,35 @@ impl PluginHost {
     /// # Errors
     /// Whenever [`PluginError::is_load`] says so.
     pub fn load(&self, kind: Kind, choice: &PluginChoice) -> Result<Plugin, PluginError> {
+        let limits = Arc::new(self.limits.with(&choice.limits));
+        let how = How { wanted: Some(kind), limits: &limits, pin: choice.sha256.as_deref() };
         let loaded = match &choice.source {
-            PluginSource::Bundled(name) => self.load_bundled(Some(kind), find_bundled(kind, name)?)?,
-            PluginSource::File(path) => self.load_file(Some(kind), path)?,
+            PluginSource::Bundled(name) => self.load_bundled(how, find_bundled(kind, name)?)?,
+            PluginSource::File(path) => self.load_file(how, path)?,
         };
+        let failed = |problem| PluginError::new(loaded.subject.clone(), problem);
         let known = |name: &String| loaded.settings.iter().any(|setting| setting.name == *name);
         if let Some((name, _)) = choice.settings.iter().find(|(name, _)| !known(name)) {
             let known = loaded.settings.iter().map(|setting| setting.name.clone()).collect();
-            let problem = LoadProblem::UnknownSetting { name: name.clone(), known };
-            return Err(PluginError::new(loaded.subject.clone(), problem));
+            return Err(failed(LoadProblem::UnknownSetting { name: name.clone(), known }));
         }
-        Ok(Plugin { loaded, settings: choice.settings.clone() })
+        let grants = match loaded.surface.files() {
+            Some(import) if choice.grants.is_empty() => {
+                return Err(failed(LoadProblem::NotGranted { import: import.to_owned() }));
+            }
+            Some(_) => Grants::open(&choice.grants).map_err(failed)?,
+            None => {
+                for (name, _) in &choice.grants {
+                    tracing::warn!(
+                        plugin = loaded.identity.name,
+                        grant = name,
+                        "the plugin does not ask to read files"
+                    );
+                }
+                Grants::default()
+            }
+        };
+        Ok(Plugin { loaded, limits, grants, settings: choice.settings.clone() })
     }
 
     /// A sweep strategy.
@@ -206,7 +236,7 @@ impl PluginHost {
             return Err(PluginError::new(Subject::new(None, Origin::Host), LoadProblem::BundledMissing));
         }
         let list = |plugin: &'static Bundled| {
-            let loaded = self.load_bundled(None, plugin)?;
+            let loaded = self.load_bundled(self.looking(), plugin)?;
             let default = default_choice(loaded.identity.kind).source == PluginSource::Bundled(plugin.name.to_owned());
             Ok(Listed {
                 identity: loaded.identity.clone(),
@@ -223,7 +253,7 @@ impl PluginHost {
     /// # Errors
     /// As when it is loaded to be used.
     pub fn inspect(&self, path: &Path) -> Result<Inspection, PluginError> {
-        let loaded = self.load_file(None, path)?;
+        let loaded = self.load_file(self.looking(), path)?;
         let contract_version = loaded.surface.contract_version(loaded.identity.kind).unwrap_or_default().to_owned();
         Ok(Inspection {
             identity: loaded.identity.clone(),
@@ -238,21 +268,31 @@ impl PluginHost {
         })
     }
 
-    fn load_file(&self, wanted: Option<Kind>, path: &Path) -> Result<Arc<Loaded>, PluginError> {
+    /// To look at it, whatever it is.
+    fn looking(&self) -> How<'_> {
+        How { wanted: None, limits: &self.limits, pin: None }
+    }
+
+    fn load_file(&self, how: How<'_>, path: &Path) -> Result<Arc<Loaded>, PluginError> {
         let origin = Origin::File(path.to_owned());
         let bytes = loader::read(path, &self.limits)
-            .map_err(|problem| PluginError::new(Subject::new(wanted, origin.clone()), problem))?;
-        self.load_once(wanted, origin, &bytes)
+            .map_err(|problem| PluginError::new(Subject::new(how.wanted, origin.clone()), problem))?;
+        self.load_once(how, origin, &bytes)
     }
 
-    fn load_bundled(&self, wanted: Option<Kind>, plugin: &'static Bundled) -> Result<Arc<Loaded>, PluginError> {
+    fn load_bundled(&self, how: How<'_>, plugin: &'static Bundled) -> Result<Arc<Loaded>, PluginError> {
         let origin = Origin::Bundled(plugin.name.to_owned());
-        self.load_once(wanted, origin, plugin.wasm)
+        self.load_once(how, origin, plugin.wasm)
     }
 
-    fn load_once(&self, wanted: Option<Kind>, origin: Origin, wasm: &[u8]) -> Result<Arc<Loaded>, PluginError> {
+    fn load_once(&self, how: How<'_>, origin: Origin, wasm: &[u8]) -> Result<Arc<Loaded>, PluginError> {
+        let How { wanted, limits, pin } = how;
         let lock = || self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let sha256 = loader::sha256(wasm);
+        if let Some(pinned) = pin.filter(|pinned| *pinned != sha256) {
+            let problem = LoadProblem::Pinned { found: sha256, pinned: pinned.to_owned() };
+            return Err(PluginError::new(Subject::new(wanted, origin), problem));
+        }
         let key = |kind| (kind, sha256.clone(), origin.clone());
         if let Some(found) = wanted.and_then(|kind| lock().get(&key(kind)).cloned()) {
             return Ok(found);
@@ -260,7 +300,7 @@ impl PluginHost {
         let loader = Loader {
             engine: &self.engine,
             linker: &self.linker,
-            limits: &self.limits,
+            limits,
             cache: self.cache.as_deref(),
             compiler: &self.compiler,
         };
@@ -274,14 +314,15 @@ impl PluginHost {
         plugin: Plugin,
         pre: impl FnOnce(wasmtime::component::InstancePre<GuestState>) -> wasmtime::Result<P>,
     ) -> Result<Wasm<P>, PluginError> {
-        let Plugin { loaded, settings } = plugin;
+        let Plugin { loaded, limits, grants, settings } = plugin;
         // The trial call has been through the same checks.
         let pre = pre(loaded.pre.clone()).map_err(|error| {
             PluginError::new(loaded.subject.clone(), LoadProblem::Contract { reason: format!("{error:#}") })
         })?;
         Ok(Wasm {
             engine: self.engine.clone(),
-            limits: Arc::clone(&self.limits),
+            limits,
+            grants,
             identity: loaded.identity.clone(),
             subject: loaded.subject.clone(),
             settings,

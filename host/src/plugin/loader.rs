@@ -13,9 +13,10 @@ use wasmtime::{Engine, Store};
 
 use super::api::{Identity, Kind, Setting};
 use super::bindings::about::exports::sla_profiler::base::about;
-use super::bindings::{about as described, log, planner, selection, sweep};
+use super::bindings::{about as described, files, log, planner, selection, sweep};
 use super::compile::{self, Compiler};
 use super::error::{LoadProblem, Origin, Subject};
+use super::grants::Grants;
 use super::guest::{Caller, GuestState};
 use super::limits::Limits;
 use super::surface::Surface;
@@ -46,13 +47,14 @@ pub(super) struct Loader<'a> {
     pub compiler: &'a Compiler,
 }
 
-/// All that a plugin can reach: the log.
+/// All that a plugin can reach: the log, and the folders that its call is given.
 ///
 /// # Errors
 /// Never in practice: the names are ours.
 pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
     let mut linker = Linker::new(engine);
     log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut GuestState| state)?;
+    files::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut GuestState| state)?;
     Ok(linker)
 }
 
@@ -144,6 +146,7 @@ impl Loader<'_> {
         let caller = Caller {
             engine: self.engine,
             limits: self.limits,
+            grants: &Grants::default(),
             deadline: self.limits.describe_deadline(),
             subject,
             export: "describe",

@@ -20,6 +20,7 @@ mod contract;
 mod convert;
 mod engine;
 mod error;
+mod grants;
 mod guest;
 mod host;
 mod limits;
