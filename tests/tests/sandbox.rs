@@ -606,3 +606,60 @@ fn the_inspect_command_prints_a_table_or_json() {
     assert_eq!(json["kind"], "sweep-strategy");
     assert_eq!(json["settings"][0]["name"], "depth");
 }
+
+// More shapes of files.
+
+#[test]
+fn a_trap_at_the_17th_host_call_costs_one_decision_each_time() {
+    let log = "(call $log (i32.const 1) (i32.const 4096) (i32.const 4))\n".repeat(16);
+    let body = format!(
+        "(data (i32.const 4096) \"call\")\n(func (export \"sla-profiler:sweep/strategy@0.1.0#next\") (param i32) (result \
+         i32)\n{log} unreachable)"
+    );
+    let bench = Bench::new();
+    let wasm = guests::component(Kind::SweepStrategy, &body);
+    for _ in 0..17 {
+        assert!(matches!(bench.fails(&wasm), CallProblem::Trap { .. }));
+    }
+}
+
+#[test]
+fn a_plugin_within_a_component_is_no_plugin() {
+    let inner = guests::sweep("done");
+    // A component section (4) around the whole inner component.
+    let mut outer = b"\0asm\x0d\0\x01\0\x04".to_vec();
+    let mut length = inner.len();
+    while length >= 0x80 {
+        outer.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
+        length >>= 7;
+    }
+    outer.push(u8::try_from(length).unwrap());
+    outer.extend(inner);
+    let error = Bench::new().refuses(&outer);
+    assert!(matches!(load_problem(&error), LoadProblem::NotAPlugin { exports } if exports.is_empty()), "{error}");
+}
+
+#[test]
+fn components_nested_without_end_are_malformed() {
+    let text = format!("{}{}", "(component ".repeat(200), ")".repeat(200));
+    let error = Bench::new().refuses(&wat::parse_str(text).unwrap());
+    assert!(matches!(load_problem(&error), LoadProblem::Malformed(_) | LoadProblem::NotAPlugin { .. }), "{error}");
+}
+
+#[test]
+fn exports_in_masses_do_not_fill_the_message() {
+    let exports: String = (0..100_000).map(|i| format!("(export \"x{i}\" (instance $e))")).collect();
+    let error = Bench::new().refuses(&wat::parse_str(format!("(component (instance $e) {exports})")).unwrap());
+    assert!(error.to_string().len() < 2_000, "{}", error.to_string().len());
+}
+
+#[test]
+fn every_cut_of_a_good_plugin_is_refused() {
+    let bench = Bench::new();
+    let wasm = guests::sweep("done");
+    for length in (0..wasm.len()).step_by(97) {
+        let path = bench.file(&wasm[..length]);
+        let error = bench.host.inspect(&path).expect_err("cut short");
+        assert!(error.is_load(), "{length}: {error}");
+    }
+}
