@@ -177,6 +177,9 @@ struct Resolver<'a> {
     warnings: Vec<String>,
 }
 
+/// What repeated flags `NAME=VALUE` say.
+type Pairs<'a> = &'a [(String, String)];
+
 /// Names and places of what is generated.
 struct Naming {
     dgdr: String,
@@ -649,7 +652,7 @@ impl Resolver<'_> {
     fn plugin(
         &mut self,
         (path, flag): (&str, &'static str),
-        (by_flag, by_setting_flag, by_grant_flag): (Option<&str>, &[(String, String)], &[(String, String)]),
+        (by_flag, by_setting_flag, by_grant_flag): (Option<&str>, Pairs<'_>, Pairs<'_>),
         given: Option<Given<Plugin>>,
         default: &str,
     ) -> Result<PluginChoice, SpecError> {
