@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use sla_profiler::{
     dgd::{DecodeTable, PrefillTable},
     domain::{Measurement, Stat},
-    output::npz,
+    render::npz,
 };
 
 fn python() -> OsString {
