@@ -87,6 +87,9 @@ pub fn result(printer: &Printer, result: &ResultFile, dir: &Path, took: &Took) -
     if let Some(check) = &result.check {
         push_line(&mut text, &checked(check, &result.job));
     }
+    if let Some(reason) = &result.not_applied {
+        push_line(&mut text, &format!("  Not applied: {reason}."));
+    }
     if result.degraded {
         push_line(
             &mut text,

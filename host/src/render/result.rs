@@ -75,6 +75,8 @@ pub struct ResultFile {
     pub plan: Plan,
     /// What the deployment did in phase 7, if it ran.
     pub check: Option<CheckReport>,
+    /// Why phase 7 was skipped although it was asked for.
+    pub not_applied: Option<String>,
     /// All candidates.
     pub candidates: Vec<CandidateRow>,
     /// Mappings that are not candidates.
@@ -224,6 +226,8 @@ pub struct Findings<'a> {
     pub plan: &'a Plan,
     /// What the deployment did in phase 7, if it ran.
     pub check: Option<&'a CheckReport>,
+    /// Why phase 7 was skipped although it was asked for.
+    pub not_applied: Option<&'a str>,
     /// Whether a bundled plugin stood in for one that failed.
     pub degraded: bool,
 }
@@ -237,7 +241,7 @@ pub fn result_file(
     history: &History,
     findings: Findings<'_>,
 ) -> Option<ResultFile> {
-    let Findings { chosen, plan, check, degraded } = findings;
+    let Findings { chosen, plan, check, not_applied, degraded } = findings;
     let Chosen { prefill, decode, selection } = chosen;
     Some(ResultFile {
         schema_version: SCHEMA_VERSION,
@@ -250,6 +254,7 @@ pub fn result_file(
         selected: Selected { prefill: selected(space, prefill)?, decode: selected(space, decode)? },
         plan: plan.clone(),
         check: check.cloned(),
+        not_applied: not_applied.map(str::to_owned),
         candidates: rows(job, &space.candidates, history, selection),
         rejected: space.rejected.clone(),
         notes: selection.notes.clone(),
