@@ -171,13 +171,25 @@ impl Artifacts {
         self.measurements(context)
     }
 
-    /// Phase 6: the deployments.
-    pub(super) fn deployment(&self, context: &Context<'_>, files: &Files) -> Result<(), RunError> {
-        self.write(context, "config_with_planner.yaml", files.config_with_planner.to_yaml()?.as_bytes())?;
+    /// Phase 6: the deployments, each with a comment that says what it promises.
+    pub(super) fn deployment(
+        &self,
+        context: &Context<'_>,
+        files: &Files,
+        feasible: bool,
+        summary: &str,
+    ) -> Result<(), RunError> {
+        let warning =
+            if feasible { "" } else { "# WARNING: this does NOT meet the SLA; it is the least bad answer.\n" };
+        let head = format!("# sla-profiler {}: {summary}\n{warning}", env!("CARGO_PKG_VERSION"));
+        let write = |name: &str, generated: &dgd::Generated| {
+            self.write(context, name, format!("{head}{}", generated.to_yaml()?).as_bytes())
+        };
+        write("config_with_planner.yaml", &files.config_with_planner)?;
         if let Some(mocker) = &files.mocker_config_with_planner {
-            self.write(context, "mocker_config_with_planner.yaml", mocker.to_yaml()?.as_bytes())?;
+            write("mocker_config_with_planner.yaml", mocker)?;
         }
-        self.write(context, super::generation::FINAL_CONFIG, files.final_config.to_yaml()?.as_bytes())
+        write(super::generation::FINAL_CONFIG, &files.final_config)
     }
 
     /// The end: everything in one file for programs.

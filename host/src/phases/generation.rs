@@ -56,9 +56,6 @@ pub fn run(context: &mut Context<'_>, chosen: &Chosen) -> Result<(Generated, Pla
         plan: &plan,
         profile: Some(&profile),
     })?;
-    if let Some(artifacts) = context.artifacts {
-        artifacts.deployment(context, &files)?;
-    }
     let name = |candidate: &Candidate| candidate.mapping.label();
     let summary = format!(
         "{} x {} prefill + {} x {} decode, {:.2} requests/s",
@@ -68,5 +65,8 @@ pub fn run(context: &mut Context<'_>, chosen: &Chosen) -> Result<(Generated, Pla
         name(decode.candidate),
         plan.capacity_requests_per_second
     );
+    if let Some(artifacts) = context.artifacts {
+        artifacts.deployment(context, &files, chosen.feasible() && plan.meets_sla, &summary)?;
+    }
     Ok((files.final_config, plan, summary))
 }
