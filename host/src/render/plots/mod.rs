@@ -101,6 +101,8 @@ pub fn decode_performance(job: &Job, samples: &[Sample<'_>], chosen: Option<&Cho
             candidates.push(sample.id());
         }
     }
+    // In the order of the search space, whichever came first.
+    candidates.sort_unstable();
     let series = candidates.into_iter().enumerate().filter_map(|(n, id)| {
         let mut own: Vec<_> = samples.iter().filter(|s| s.id() == id && s.measurement.itl_ms.is_some()).collect();
         own.sort_by_key(|s| s.measurement.concurrency);
@@ -114,8 +116,7 @@ pub fn decode_performance(job: &Job, samples: &[Sample<'_>], chosen: Option<&Cho
                     x: itl.target,
                     y: m.output_tokens_per_second_per_gpu,
                     x_range: interval(job, &itl),
-                    label: choice
-                        .map(|_| mark(choice, format!("{name}, {} requests", grouped(m.concurrency.into(), 0)))),
+                    label: choice.map(|_| mark(choice, format!("{name}, {}", requests(m.concurrency)))),
                     chosen: choice.is_some(),
                     ..Point::default()
                 })
@@ -263,7 +264,7 @@ fn decode_surface(
     {
         let (value, range) = y(itl, m.output_tokens_per_second_per_gpu);
         let context = f64::from(m.isl) + f64::from(m.osl) / 2.0;
-        let label = format!("{} requests at {} tokens", grouped(m.concurrency.into(), 0), grouped(context, 0));
+        let label = format!("{} at {} tokens", requests(m.concurrency), grouped(context, 0));
         series.push(Series {
             name: String::new(),
             colour: palette::INK,
@@ -331,7 +332,7 @@ pub fn cost_sla(
                     x: 1000.0 / itl,
                     y: (isl / input_rate + osl / output_rate) * 1000.0 / 3600.0,
                     label: chosen
-                        .then(|| mark(worse, format!("{pm} and {dm} at {} requests", d.measurement.concurrency))),
+                        .then(|| mark(worse, format!("{pm} and {dm} at {}", requests(d.measurement.concurrency)))),
                     chosen,
                     ..Point::default()
                 }
@@ -433,6 +434,10 @@ impl Family {
 
 fn axis(label: impl Into<String>, start: Start) -> Axis {
     Axis { label: label.into(), start }
+}
+
+fn requests(n: u32) -> String {
+    if n == 1 { "1 request".to_owned() } else { format!("{} requests", grouped(n.into(), 0)) }
 }
 
 /// `choice` is there for the point that selection chose.
