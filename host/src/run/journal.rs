@@ -70,6 +70,10 @@ impl JournalError {
 pub struct Journal {
     file: File,
     dir: RunDir,
+    /// Length of the records that are whole.
+    good_bytes: u64,
+    /// A record could not be written whole, nor what there is of it be cut off.
+    torn: bool,
     next_seq: u64,
     durability: Durability,
 }
@@ -98,26 +102,66 @@ impl Journal {
             file.set_len(good_bytes as u64).map_err(io_error)?;
         }
         let next_seq = records.last().map_or(0, |record| record.seq + 1);
-        Ok((Self { file, dir: dir.clone(), next_seq, durability }, records))
+        let journal =
+            Self { file, dir: dir.clone(), good_bytes: good_bytes as u64, torn: false, next_seq, durability };
+        Ok((journal, records))
     }
 
     /// Appends one record.
     ///
     /// # Errors
-    /// If the disk does not take it.
+    /// If the disk does not take it. Then the journal ends with the record before.
     pub fn append(&mut self, at_s: f64, event: Event) -> Result<Record, JournalError> {
         let record = Record { seq: self.next_seq, at_s, event };
         let line = render(&record).map_err(|source| self.dir.file_error("write", JOURNAL, source.into()))?;
-        self.file
-            .write_all(line.as_bytes())
-            .and_then(|()| match self.durability {
-                Durability::Flush => Ok(()),
-                Durability::Sync => self.file.sync_data(),
-            })
-            .map_err(|source| self.dir.file_error("write", JOURNAL, source))?;
+        if self.torn {
+            // Behind half a record nothing could be read back.
+            let source = io::Error::other("an earlier record could not be written whole");
+            return Err(self.dir.file_error("write", JOURNAL, source).into());
+        }
+        let written = self.file.write_all(line.as_bytes()).and_then(|()| match self.durability {
+            Durability::Flush => Ok(()),
+            Durability::Sync => self.file.sync_data(),
+        });
+        if let Err(source) = written {
+            self.torn = self.file.set_len(self.good_bytes).is_err();
+            return Err(self.dir.file_error("write", JOURNAL, source).into());
+        }
+        self.good_bytes += line.len() as u64;
         self.next_seq += 1;
         Ok(record)
     }
+}
+
+/// GPUs times seconds that engines were held by the run that ended with these records. An engine that nobody released
+/// was held to the end.
+pub fn gpu_seconds(records: &[Record]) -> f64 {
+    let Some(started) = started(records) else { return 0.0 };
+    let gpus = |id: u32| started.candidates.get(id as usize).map_or(0.0, |c| f64::from(c.gpus()));
+    let mut since_s = std::collections::BTreeMap::new();
+    let mut sum = 0.0;
+    for record in records {
+        match &record.event {
+            Event::Launching { candidate } => {
+                since_s.insert(*candidate, record.at_s);
+            }
+            Event::Released { candidate } => {
+                sum += since_s.remove(candidate).map_or(0.0, |start| gpus(*candidate) * (record.at_s - start));
+            }
+            Event::Failed { failure, .. } if failure.probe.is_none() => {
+                let start = since_s.remove(&failure.candidate);
+                sum += start.map_or(0.0, |start| gpus(failure.candidate) * (record.at_s - start));
+            }
+            // Whatever ran when the program ended is gone.
+            Event::Resumed { .. } => {
+                sum += since_s.iter().map(|(id, start)| gpus(*id) * (record.at_s - start)).sum::<f64>();
+                since_s.clear();
+            }
+            _ => {}
+        }
+    }
+    let end_s = records.last().map_or(0.0, |record| record.at_s);
+    sum + since_s.iter().map(|(id, start)| gpus(*id) * (end_s - start)).sum::<f64>()
 }
 
 /// The first record's content, where the journal is one of ours.
