@@ -3,13 +3,14 @@
 
 use std::fmt::Display;
 
-use super::{Chosen, Context, RunError};
+use super::{Context, RunError};
 use crate::dgd::{self, DecodeTable, Files, PrefillTable};
+use crate::domain::Chosen;
 use crate::domain::{Candidate, CandidateId, EngineFacts, Failure, History, Measurement, Role};
-use crate::output::csv_table::{self, Row};
-use crate::output::npz;
-use crate::output::plots::{self, Figure, Sample};
-use crate::output::result::{self, ResultFile};
+use crate::render::csv_table::{self, Row};
+use crate::render::npz;
+use crate::render::plots::{self, Figure, Sample};
+use crate::render::result::{self, ResultFile};
 use crate::run::{Event, RunDir};
 
 /// The answer for programs.

@@ -1,7 +1,8 @@
 //! Phase 6: the planner says how many of each, and the deployment is written.
 
-use super::{Chosen, Context, RunError};
+use super::{Context, RunError};
 use crate::dgd::{self, DecodeTable, Generated, PrefillTable, ProfileData};
+use crate::domain::Chosen;
 use crate::domain::{Candidate, Plan, Role};
 use crate::plugin::api::PlannedEngine;
 use crate::run::{Decision, Event, Phase};

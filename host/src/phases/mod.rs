@@ -26,10 +26,10 @@ pub mod sweep;
 
 use crate::dgd::DgdError;
 use crate::domain::search_space::SearchSpace;
-use crate::domain::{Choice, Plan, Role, Selection};
+use crate::domain::{Chosen, Plan, Role};
 use crate::engine::{ApplyError, CheckReport};
-use crate::output::result::{self, ResultFile};
 use crate::plugin::PluginError;
+use crate::render::result::{self, Findings, ResultFile};
 use crate::run::{DirError, Event, JournalError, Phase, Recorder};
 use crate::scheduler::{Halt, Scheduler};
 use crate::spec::RunSpec;
@@ -50,32 +50,6 @@ pub struct Context<'a> {
     pub recorder: &'a Recorder,
     /// Where files go; none in a dry run.
     pub artifacts: Option<&'a Artifacts>,
-}
-
-/// What phase 3 decided.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Chosen {
-    /// The prefill winner.
-    pub prefill: Choice,
-    /// The decode winner.
-    pub decode: Choice,
-    /// The whole rankings.
-    pub selection: Selection,
-}
-
-impl Chosen {
-    /// Whether both winners meet the SLA.
-    pub const fn feasible(&self) -> bool {
-        self.prefill.meets_sla && self.decode.meets_sla
-    }
-
-    /// The winner of a role.
-    pub const fn of(&self, role: Role) -> &Choice {
-        match role {
-            Role::Prefill => &self.prefill,
-            Role::Decode => &self.decode,
-        }
-    }
 }
 
 /// What a run found.
@@ -231,7 +205,12 @@ async fn all(context: &mut Context<'_>) -> Result<(Outcome, Box<ResultFile>), Ru
         context.policies.identities(),
         context.space,
         &recorder.history(),
-        &outcome,
+        Findings {
+            chosen: &outcome.chosen,
+            plan: &outcome.plan,
+            check: outcome.check.as_ref(),
+            degraded: outcome.degraded,
+        },
     );
     // Choices come from the search space, so that this does not happen; and if it did, a file without them would lie.
     let result = Box::new(result.ok_or(RunError::Render {
