@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::candidate::Prior;
-use super::memory::{DEFAULT_BATCHED_TOKENS, MemoryPlan};
+use super::memory::{DEFAULT_BATCHED_TOKENS, DoesNotFit, MemoryPlan};
 use super::roofline::{DecodeBatch, Roofline};
 use super::{Backend, Candidate, Job, Mapping, Model, Role};
 
@@ -270,7 +270,13 @@ fn check_memory(job: &Job, mapping: &Mapping) -> Result<(), (Cause, String)> {
     let sequence = job.workload.isl.saturating_add(job.workload.osl);
     MemoryPlan::new(&job.model, mapping, &job.hardware.gpu, DEFAULT_BATCHED_TOKENS)
         .check(sequence)
-        .map_err(|reason| reason.to_string())
+        .map_err(|reason| {
+            let cause = match reason {
+                DoesNotFit::Weights { .. } => Cause::Weights,
+                DoesNotFit::Cache { .. } => Cause::KvCache,
+            };
+            (cause, reason.to_string())
+        })
 }
 
 /// What the roofline expects of a candidate. See [`Prior`] for the operating points.

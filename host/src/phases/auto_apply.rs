@@ -2,7 +2,7 @@
 
 use super::{Context, RunError};
 use crate::dgd::Generated;
-use crate::domain::Plan;
+use crate::domain::{CandidateId, Chosen, Plan};
 use crate::engine::{ApplyRequest, CheckLoad, CheckReport};
 use crate::run::Event;
 
@@ -12,10 +12,26 @@ const CHECK_REQUESTS: u32 = 600;
 
 /// Applies the deployment and checks it at the planned rate.
 ///
+/// A plan that needs more GPUs than there are is not applied: the answer of an infeasible run is to be looked at, not to
+/// wait for GPUs that never come.
+///
 /// # Errors
 /// If the deployment does not become ready or the check run itself fails. A promise that is not kept is no error
 /// here; the report says so.
-pub async fn run(context: &Context<'_>, generated: &Generated, plan: &Plan) -> Result<(CheckReport, String), RunError> {
+pub async fn run(
+    context: &Context<'_>,
+    generated: &Generated,
+    chosen: &Chosen,
+    plan: &Plan,
+) -> Result<(Option<CheckReport>, String), RunError> {
+    let budget = context.spec.job.hardware.total_gpus;
+    let needed = gpus(context, chosen, plan);
+    if needed > u64::from(budget) {
+        let reason = format!("the deployment needs {needed} GPUs, the budget is {budget}");
+        tracing::warn!("{reason}; it is not applied");
+        context.recorder.record(Event::Infeasible { reason: reason.clone() })?;
+        return Ok((None, format!("not applied: {reason}")));
+    }
     let request = ApplyRequest { dgd: generated.dgd.clone(), config_maps: generated.config_maps.clone() };
     let mut deployment = context.scheduler.cluster().apply(&request).await?;
     let job = &context.spec.job;
@@ -35,7 +51,14 @@ pub async fn run(context: &Context<'_>, generated: &Generated, plan: &Plan) -> R
         report.itl_ms.target,
         job.sla.statistic(),
     );
-    Ok((report, summary))
+    Ok((Some(report), summary))
+}
+
+/// GPUs that the plan takes.
+fn gpus(context: &Context<'_>, chosen: &Chosen, plan: &Plan) -> u64 {
+    let engine = |id: CandidateId| context.space.candidates.get(id as usize).map_or(0, |c| u64::from(c.gpus()));
+    u64::from(plan.prefill_replicas) * engine(chosen.prefill.candidate)
+        + u64::from(plan.decode_replicas) * engine(chosen.decode.candidate)
 }
 
 /// The rate that the plan is for: the user's, as far as the plan serves it, or the plan's capacity.

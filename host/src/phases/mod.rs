@@ -190,13 +190,28 @@ async fn all(context: &mut Context<'_>) -> Result<(Outcome, Box<ResultFile>), Ru
     let (generated, plan, summary) = generation::run(context, &chosen)?;
     finish(recorder, Phase::Generation, summary)?;
 
-    let mut check = None;
-    if context.spec.auto_apply {
+    // Now, so that the answer is there even if applying it fails; once more below, with what the check run saw.
+    let answer = conclude(context, &chosen, &plan, None)?;
+    let answer = if context.spec.auto_apply {
         start(recorder, Phase::AutoApply)?;
-        let (report, summary) = auto_apply::run(context, &generated, &plan).await?;
+        let (check, summary) = auto_apply::run(context, &generated, &chosen, &plan).await?;
         finish(recorder, Phase::AutoApply, summary)?;
-        check = Some(report);
-    }
+        conclude(context, &chosen, &plan, check)?
+    } else {
+        answer
+    };
+    recorder.record(Event::RunFinished { feasible: answer.0.feasible() })?;
+    Ok(answer)
+}
+
+/// Puts the answer together and writes it.
+fn conclude(
+    context: &Context<'_>,
+    chosen: &Chosen,
+    plan: &Plan,
+    check: Option<CheckReport>,
+) -> Result<(Outcome, Box<ResultFile>), RunError> {
+    let (chosen, plan) = (chosen.clone(), plan.clone());
 
     let outcome = Outcome { chosen, plan, check, degraded: context.policies.degraded() };
     let result = result::result_file(
@@ -204,7 +219,7 @@ async fn all(context: &mut Context<'_>) -> Result<(Outcome, Box<ResultFile>), Ru
         context.scheduler.cluster().kind(),
         context.policies.identities(),
         context.space,
-        &recorder.history(),
+        &context.recorder.history(),
         Findings {
             chosen: &outcome.chosen,
             plan: &outcome.plan,
@@ -220,6 +235,5 @@ async fn all(context: &mut Context<'_>) -> Result<(Outcome, Box<ResultFile>), Ru
     if let Some(artifacts) = context.artifacts {
         artifacts.result(context, &result)?;
     }
-    recorder.record(Event::RunFinished { feasible: outcome.feasible() })?;
     Ok((outcome, result))
 }

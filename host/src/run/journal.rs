@@ -7,7 +7,7 @@ use std::fs::{File, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 
 use super::dir::{DirError, RunDir};
-use super::event::{Event, Record, RunStarted};
+use super::event::{Event, JOURNAL_FORMAT, Record, RunStarted};
 
 /// The journal's file name.
 pub const JOURNAL: &str = "journal.jsonl";
@@ -43,6 +43,14 @@ pub enum JournalError {
         /// What is wrong.
         reason: String,
     },
+    /// It has another format.
+    #[error("{path} has format {format}, this program writes format {JOURNAL_FORMAT}")]
+    OtherFormat {
+        /// The journal.
+        path: String,
+        /// What it says.
+        format: u64,
+    },
     /// The run in the directory is another one.
     #[error("the run in {path} was started for another job, with other plugins or another version of the program")]
     OtherRun {
@@ -57,6 +65,9 @@ impl JournalError {
         match self {
             JournalError::Dir(error) => error.hint(),
             JournalError::Locked { .. } => Some("wait for it, or end it; or name another --out".to_owned()),
+            JournalError::OtherFormat { .. } => {
+                Some("go on with the version of the program that wrote it, or start anew with --force".to_owned())
+            }
             JournalError::Damaged { .. } => Some("start again with --force, or in another --out".to_owned()),
             JournalError::OtherRun { .. } => {
                 Some("give the same job and plugins again, or start anew with --force".to_owned())
@@ -95,6 +106,9 @@ impl Journal {
         let mut bytes = Vec::new();
         file.seek(SeekFrom::Start(0)).map_err(io_error)?;
         file.read_to_end(&mut bytes).map_err(io_error)?;
+        if let Some(format) = format_of(&bytes).filter(|format| *format != u64::from(JOURNAL_FORMAT)) {
+            return Err(JournalError::OtherFormat { path: path(), format });
+        }
         let (records, good_bytes) =
             parse(&bytes).map_err(|(line, reason)| JournalError::Damaged { path: path(), line, reason })?;
         if good_bytes < bytes.len() {
@@ -188,6 +202,13 @@ fn parse_line(line: &str) -> Result<Record, String> {
         return Err("the checksum does not fit".to_owned());
     }
     serde_json::from_str(&format!("{body}}}")).map_err(|error| error.to_string())
+}
+
+/// The format that the first record names, whatever else is in it: records of another format may not even parse.
+fn format_of(bytes: &[u8]) -> Option<u64> {
+    let first = bytes.split(|&byte| byte == b'\n').next()?;
+    let record: serde_json::Value = serde_json::from_slice(first).ok()?;
+    record.pointer("/event/run_started/format")?.as_u64()
 }
 
 /// Records and the number of bytes that hold them; a broken last line is not an error.
