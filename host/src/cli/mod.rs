@@ -79,7 +79,7 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             // Nobody is left to tell if standard error is closed.
-            let _ = writeln!(anstream::stderr(), "{}", error.render());
+            let _ = writeln!(anstream::stderr(), "{}", error.render(session.printer.width_of_errors()));
             ExitCode::from(error.exit_code())
         }
     }
@@ -90,12 +90,14 @@ fn run(command: Command, session: &Session) -> Result<u8, AppError> {
     match command {
         Command::Profile(args) => args.run(session),
         Command::Config(command) => {
-            command.run(&mut printer.out(), printer.is_json())?;
-            Ok(exit_code::OK)
+            let mut text = Vec::new();
+            command.run(&mut text, printer.is_json())?;
+            printer.answer(&text).map(|()| exit_code::OK)
         }
         Command::Plugin(command) => {
-            command.run(&mut printer.out(), printer.is_json())?;
-            Ok(exit_code::OK)
+            let mut text = Vec::new();
+            command.run(&mut text, printer.is_json())?;
+            printer.answer(&text).map(|()| exit_code::OK)
         }
     }
 }

@@ -27,6 +27,8 @@ pub const INFEASIBLE: u8 = 10;
 pub const NO_CANDIDATE: u8 = 11;
 /// The deployment runs, but its check run did not keep what the plan promised.
 pub const CHECK_MISSED: u8 = 12;
+/// The weights fit, but the KV cache of no legal mapping holds one request; nothing was launched.
+pub const KV_TOO_SMALL: u8 = 13;
 /// Interrupted; what was measured is kept.
 pub const INTERRUPTED: u8 = 130;
 
@@ -45,6 +47,7 @@ pub const ALL: &[(u8, &str)] = &[
     (INFEASIBLE, "measured, but no configuration meets the SLA; the result is the least bad one"),
     (NO_CANDIDATE, "no legal mapping fits the GPUs; nothing was launched"),
     (CHECK_MISSED, "the deployment runs, but its check run did not keep what the plan promised"),
+    (KV_TOO_SMALL, "the weights fit, but the KV cache of no mapping holds one request; nothing was launched"),
     (INTERRUPTED, "interrupted; what was measured is kept"),
 ];
 

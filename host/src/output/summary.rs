@@ -77,7 +77,11 @@ pub fn result(printer: &Printer, result: &ResultFile, dir: &Path, took: &Took) -
         push_line(&mut text, &format!("Note: {note}."));
     }
     if !result.rejected.is_empty() {
-        push_line(&mut text, &format!("{} mappings were no candidates; {RESULT} says why.", result.rejected.len()));
+        let count = match result.rejected.len() {
+            1 => "1 mapping was no candidate".to_owned(),
+            n => format!("{n} mappings were no candidates"),
+        };
+        push_line(&mut text, &format!("{count}; {RESULT} says why."));
     }
     text.push('\n');
     let candidate = |engine: &SelectedEngine| result.candidates.get(engine.id as usize).map(|row| &row.candidate);
