@@ -18,7 +18,7 @@ use crate::output::progress::Terminal;
 /// Finds the prefill and decode configuration that meets an SLA at the least cost, by measuring.
 #[derive(Debug, Parser)]
 #[command(name = "sla-profiler", version, about, max_term_width = 120, propagate_version = true)]
-#[command(after_help = "Exit codes: see README.md, or `sla-profiler help profile`.")]
+#[command(after_help = "Exit codes: see `sla-profiler help profile`.")]
 pub struct Cli {
     #[command(flatten)]
     global: Global,
@@ -49,6 +49,7 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the seven phases: measure, select, plan, write the deployment, apply it
+    #[command(after_long_help = exit_code::help())]
     Profile(Box<profile::Args>),
     /// Look at the job that a DGDR and flags make, or at the schemas of files
     #[command(subcommand)]

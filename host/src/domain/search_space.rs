@@ -268,15 +268,13 @@ fn check_gpu_count(job: &Job, limits: &Limits, role: Role, m: &Mapping) -> Resul
 
 fn check_memory(job: &Job, mapping: &Mapping) -> Result<(), (Cause, String)> {
     let sequence = job.workload.isl.saturating_add(job.workload.osl);
-    MemoryPlan::new(&job.model, mapping, &job.hardware.gpu, DEFAULT_BATCHED_TOKENS)
-        .check(sequence)
-        .map_err(|reason| {
-            let cause = match reason {
-                DoesNotFit::Weights { .. } => Cause::Weights,
-                DoesNotFit::Cache { .. } => Cause::KvCache,
-            };
-            (cause, reason.to_string())
-        })
+    MemoryPlan::new(&job.model, mapping, &job.hardware.gpu, DEFAULT_BATCHED_TOKENS).check(sequence).map_err(|reason| {
+        let cause = match reason {
+            DoesNotFit::Weights { .. } => Cause::Weights,
+            DoesNotFit::Cache { .. } => Cause::KvCache,
+        };
+        (cause, reason.to_string())
+    })
 }
 
 /// What the roofline expects of a candidate. See [`Prior`] for the operating points.

@@ -51,7 +51,9 @@ pub enum AppError {
         rejected: String,
     },
     /// Weights fit, requests do not.
-    #[error("one request of {tokens} tokens fits into the KV cache of none of the mappings that {gpus} x {gpu} allow:{rejected}")]
+    #[error(
+        "one request of {tokens} tokens fits into the KV cache of none of the mappings that {gpus} x {gpu} allow:{rejected}"
+    )]
     KvTooSmall {
         /// Prompt and answer.
         tokens: u32,

@@ -116,8 +116,7 @@ impl Journal {
             file.set_len(good_bytes as u64).map_err(io_error)?;
         }
         let next_seq = records.last().map_or(0, |record| record.seq + 1);
-        let journal =
-            Self { file, dir: dir.clone(), good_bytes: good_bytes as u64, torn: false, next_seq, durability };
+        let journal = Self { file, dir: dir.clone(), good_bytes: good_bytes as u64, torn: false, next_seq, durability };
         Ok((journal, records))
     }
 
