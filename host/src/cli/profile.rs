@@ -105,8 +105,11 @@ impl Args {
         ));
         let Some(dir) = run_dir else {
             let prediction = prediction?;
-            let text =
-                if printer.is_json() { json(&prediction)? } else { summary::dry_run(&spec.job, &space, &prediction) };
+            let text = if printer.is_json() {
+                json(&prediction)?
+            } else {
+                summary::dry_run(printer, &spec.job, &space, &prediction)
+            };
             return write_out(session, &text).map(|()| exit_code::OK);
         };
         // The prediction calls the user's plugins; where they fail, the run itself deals with it and says so.
