@@ -4,16 +4,16 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use super::number::{grouped, plain};
 use super::printer::Printer;
-use super::result::{ResultFile, SelectedEngine};
-use super::table::{self, Style};
 use crate::domain::search_space::SearchSpace;
 use crate::domain::{Candidate, Demand, Job};
 use crate::engine::CheckReport;
 use crate::phases::artifacts::{DECODE_CURVE, MEASUREMENTS, PREFILL_CURVE, RESULT};
 use crate::phases::dry_run::Prediction;
 use crate::phases::generation::FINAL_CONFIG;
+use crate::render::number::{grouped, plain};
+use crate::render::result::{ResultFile, SelectedEngine};
+use crate::render::table::{self, Style};
 use crate::run::timeline::{LOG, clock};
 
 /// Files worth opening, and what is in them.
@@ -87,6 +87,9 @@ pub fn result(printer: &Printer, result: &ResultFile, dir: &Path, took: &Took) -
     }
     if let Some(check) = &result.check {
         push_line(&mut text, &fitted(&checked(check, &result.job), "  ", width));
+    }
+    if let Some(reason) = &result.not_applied {
+        push_line(&mut text, &format!("  Not applied: {reason}."));
     }
     if result.degraded {
         let words = "! Degraded: a bundled plugin stood in for one that failed; the log says which and why.";
