@@ -101,8 +101,11 @@ impl Args {
         let predict = dry_run::predict(&spec, &space, &mut predicting, Arc::clone(&cluster));
         let Some(dir) = run_dir else {
             let prediction = simulated_runtime()?.block_on(predict)?;
-            let text =
-                if printer.is_json() { json(&prediction)? } else { summary::dry_run(&spec.job, &space, &prediction) };
+            let text = if printer.is_json() {
+                json(&prediction)?
+            } else {
+                summary::dry_run(printer, &spec.job, &space, &prediction)
+            };
             return write_out(session, &text).map(|()| exit_code::OK);
         };
         // Simulated points cost nothing but electricity; nobody is hurt if a power cut takes the last ones.
