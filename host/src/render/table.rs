@@ -185,7 +185,7 @@ fn sentence(text: &str) -> String {
 }
 
 /// Words in lines of at most the width, where they have blanks to break at.
-pub(super) fn wrapped(text: &str, first: &str, rest: &str, width: usize) -> Vec<String> {
+pub(crate) fn wrapped(text: &str, first: &str, rest: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = first.to_owned();
     let mut fresh = true;
