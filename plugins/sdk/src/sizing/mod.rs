@@ -426,7 +426,7 @@ fn greatest_with(most: f64, left: impl Fn(f64) -> f64) -> f64 {
         return most;
     }
     let (mut low, mut high) = ((0.0, left(0.0)), (most, at_most));
-    if !(low.1 > 0.0) {
+    if low.1.is_nan() || low.1 <= 0.0 {
         return 0.0;
     }
     let enough = most / f64::from(1 << 18);
