@@ -59,6 +59,9 @@ fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
 
 /// `12.3 (11.9 to 13.0)`
 fn spread(values: Vec<f64>) -> String {
+    if values.iter().any(|value| value.is_nan()) {
+        return "not taken".to_owned();
+    }
     let [low, median, high] = quartiles(values);
     let text = |x: f64| {
         let digits = if x.abs() < 10.0 {
