@@ -44,8 +44,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // Two or three seconds of one CPU (host/docs/benchmarks.md). The bundled plugins stay below a tenth of it up to
-            // 100 candidates and 64 GPUs.
+            // Two to four seconds of one CPU (host/docs/benchmarks.md). Without an end-to-end target select-cost, the most
+            // expensive of the bundled ones, stays below a tenth of it up to 100 candidates and 64 GPUs.
             fuel: 10_000_000_000,
             // Ten times as long: on a busy machine too, fuel must run out first.
             deadline_ms: 30_000,
