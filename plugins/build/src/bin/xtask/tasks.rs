@@ -147,6 +147,8 @@ fn test(workspace: &Workspace) -> Result<(), Stop> {
     steps.command("lints", lints.args(["--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     check_licences(workspace, &steps)?;
     let python = python(workspace, &steps)?;
+    // Which tests call, and `cargo test` does not build for tests of another package.
+    build_program(workspace, &steps, "sla-profiler")?;
     // The last step: its summary closes the output.
     let mut tests = locked(workspace.cargo(), "test");
     steps.command("tests", tests.arg("--workspace").env(PYTHON_VARIABLE, python))
@@ -158,6 +160,7 @@ const UPDATE_VARIABLE: &str = "SLA_PROFILER_UPDATE";
 fn generate(workspace: &Workspace) -> Result<(), Stop> {
     let steps = Steps::start();
     plugins(workspace, &steps)?;
+    build_program(workspace, &steps, "sla-profiler")?;
     let targets = golden_targets(&workspace.root.join("tests/tests"))
         .map_err(|reason| Stop::Failed { step: "generate", reason })?;
     let mut command = locked(workspace.cargo(), "test");
