@@ -11,6 +11,7 @@ pub mod engine;
 pub mod output;
 pub mod phases;
 pub mod plugin;
+pub mod render;
 pub mod run;
 pub mod scheduler;
 pub mod spec;

@@ -4,6 +4,7 @@
 
 pub mod fixtures;
 pub mod guests;
+pub mod runs;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -2,6 +2,14 @@
 //!
 //! `SLA_PROFILER_UPDATE=1` rewrites `tests/golden/dgd/`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failure is the message"
+)]
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},

@@ -19,7 +19,7 @@ use crate::plugin::compile::child;
 /// Finds the prefill and decode configuration that meets an SLA at the least cost, by measuring.
 #[derive(Debug, Parser)]
 #[command(name = "sla-profiler", version, about, max_term_width = 120, propagate_version = true)]
-#[command(after_help = "Exit codes: see README.md, or `sla-profiler help profile`.")]
+#[command(after_help = "Exit codes: see `sla-profiler help profile`.")]
 pub struct Cli {
     #[command(flatten)]
     global: Global,
@@ -50,6 +50,7 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the seven phases: measure, select, plan, write the deployment, apply it
+    #[command(after_long_help = exit_code::help())]
     Profile(Box<profile::Args>),
     /// Look at the job that a DGDR and flags make, or at the schemas of files
     #[command(subcommand)]
@@ -86,7 +87,7 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             // Nobody is left to tell if standard error is closed.
-            let _ = writeln!(anstream::stderr(), "{}", error.render());
+            let _ = writeln!(anstream::stderr(), "{}", error.render(session.printer.width_of_errors()));
             ExitCode::from(error.exit_code())
         }
     }
@@ -97,9 +98,14 @@ fn run(command: Command, session: &Session) -> Result<u8, AppError> {
     match command {
         Command::Profile(args) => args.run(session),
         Command::Config(command) => {
-            command.run(&mut printer.out(), printer.is_json())?;
-            Ok(exit_code::OK)
+            let mut text = Vec::new();
+            command.run(&mut text, printer.is_json())?;
+            printer.answer(&text).map(|()| exit_code::OK)
         }
-        Command::Plugin(command) => Ok(command.run(&mut printer.out(), printer.is_json())?),
+        Command::Plugin(command) => {
+            let mut text = Vec::new();
+            let code = command.run(&mut text, printer.is_json())?;
+            printer.answer(&text).map(|()| code)
+        }
     }
 }

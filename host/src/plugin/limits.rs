@@ -57,9 +57,11 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // One or two seconds of optimised code; a selection over 1,000 candidates takes about 1 million.
-            fuel: 2_000_000_000,
-            deadline_ms: 10_000,
+            // Two to four seconds of one CPU (host/docs/benchmarks.md). Without an end-to-end target select-cost, the most
+            // expensive of the bundled ones, stays below a tenth of it up to 100 candidates and 64 GPUs.
+            fuel: 10_000_000_000,
+            // Ten times as long: on a busy machine too, fuel must run out first.
+            deadline_ms: 30_000,
             describe_deadline_ms: 1_000,
             // 64 MiB do for Rust and C; interpreters of Python and JavaScript start with more.
             memory_bytes: 256 << 20,
