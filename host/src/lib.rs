@@ -12,6 +12,7 @@ pub mod engine;
 pub mod output;
 pub mod phases;
 pub mod plugin;
+pub mod render;
 pub mod replay;
 pub mod run;
 pub mod scheduler;

@@ -4,6 +4,7 @@
 
 pub mod fixtures;
 pub mod guests;
+pub mod recorded;
 pub mod runs;
 
 use std::path::{Path, PathBuf};

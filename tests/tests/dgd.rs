@@ -2,6 +2,14 @@
 //!
 //! `SLA_PROFILER_UPDATE=1` rewrites `tests/golden/dgd/`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failure is the message"
+)]
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -51,7 +59,7 @@ fn model(moe: bool) -> Model {
 }
 
 fn spec(backend: Backend, api: DgdApi, moe: bool) -> RunSpec {
-    let plugin = |name: &str| PluginChoice { source: PluginSource::Bundled(name.to_owned()), settings: Vec::new() };
+    let plugin = |name: &str| PluginChoice::new(PluginSource::Bundled(name.to_owned()));
     RunSpec {
         output_dir: None,
         job: Job {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use serde_json::Value;
-use sla_profiler_tests::runs::{INFEASIBLE, QUICKSTART, Recorded};
+use sla_profiler_tests::recorded::{INFEASIBLE, QUICKSTART, Recorded};
 use sla_profiler_tests::{Said, run, sla_profiler};
 
 fn text(run_dir: &str, more: &[&str]) -> Said {

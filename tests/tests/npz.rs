@@ -3,13 +3,21 @@
 //! Needs a Python with numpy (`tests/requirements.txt`): the one that `SLA_PROFILER_PYTHON` names, which
 //! `cargo xtask test` sets up, else `python3`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failure is the message"
+)]
+
 use std::{ffi::OsString, path::Path, process::Command};
 
 use serde_json::{Value, json};
 use sla_profiler::{
     dgd::{DecodeTable, PrefillTable},
     domain::{Measurement, Stat},
-    output::npz,
+    render::npz,
 };
 
 fn python() -> OsString {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::Value;
-use sla_profiler_tests::runs::{INFEASIBLE, QUICKSTART};
+use sla_profiler_tests::recorded::{INFEASIBLE, QUICKSTART};
 use sla_profiler_tests::{Said, run, sla_profiler};
 
 fn replay(run_dir: &str, more: &[&str]) -> Value {

@@ -35,7 +35,7 @@ impl Bench {
     }
 
     fn with(limits: Limits) -> Self {
-        let host = PluginHost::new(HostOptions { cache: None, limits }).unwrap();
+        let host = PluginHost::new(HostOptions { cache: None, limits, ..HostOptions::default() }).unwrap();
         Self { host, dir: tempfile::tempdir().unwrap() }
     }
 
@@ -46,7 +46,7 @@ impl Bench {
     }
 
     fn choice(&self, wasm: &[u8]) -> PluginChoice {
-        PluginChoice { source: PluginSource::File(self.file(wasm)), settings: vec![] }
+        PluginChoice::new(PluginSource::File(self.file(wasm)))
     }
 
     fn next_for(&self, wasm: &[u8], goal: &Goal) -> Result<Decided<Step>, PluginError> {
@@ -415,7 +415,7 @@ fn plans_that_cannot_be_deployed_are_refused_with_the_reason() {
 #[test]
 fn a_file_that_is_not_there_says_so() {
     let bench = Bench::new();
-    let choice = PluginChoice { source: PluginSource::File(bench.dir.path().join("none.wasm")), settings: vec![] };
+    let choice = PluginChoice::new(PluginSource::File(bench.dir.path().join("none.wasm")));
     let Err(error) = bench.host.load(Kind::SweepStrategy, &choice) else { panic!("there is no file") };
     assert!(matches!(load_problem(&error), LoadProblem::NotFound), "{error}");
 }
@@ -520,7 +520,7 @@ fn settings_that_the_plugin_does_not_have_are_refused_at_load() {
 
 #[test]
 fn a_name_that_is_not_bundled_says_what_to_do() {
-    let choice = PluginChoice { source: PluginSource::Bundled("sweep-nothing".into()), settings: vec![] };
+    let choice = PluginChoice::new(PluginSource::Bundled("sweep-nothing".into()));
     let Err(error) = Bench::new().host.load(Kind::SweepStrategy, &choice) else { panic!("no such plugin") };
     assert!(error.is_load());
     assert!(matches!(load_problem(&error), LoadProblem::BundledMissing | LoadProblem::UnknownName { .. }), "{error}");
@@ -592,7 +592,7 @@ fn the_inspect_command_prints_a_table_or_json() {
     let file = bench.file(&guests::sweep("done"));
     let print = |json| {
         let mut out = Vec::new();
-        let options = HostOptions { cache: None, limits: limits() };
+        let options = HostOptions { cache: None, limits: limits(), ..HostOptions::default() };
         PluginCommand::Inspect(inspect::Args { file: file.clone() }).run_with(options, &mut out, json).unwrap();
         String::from_utf8(out).unwrap()
     };
@@ -605,4 +605,64 @@ fn the_inspect_command_prints_a_table_or_json() {
     assert_eq!(json["schema_version"], 1);
     assert_eq!(json["kind"], "sweep-strategy");
     assert_eq!(json["settings"][0]["name"], "depth");
+}
+
+// More shapes of files.
+
+#[test]
+fn a_trap_at_the_17th_host_call_costs_one_decision_each_time() {
+    let log = "(call $log (i32.const 1) (i32.const 4096) (i32.const 4))\n".repeat(16);
+    let body = format!(
+        "(data (i32.const 4096) \"call\")\n(func (export \"sla-profiler:sweep/strategy@0.1.0#next\") (param i32) (result \
+         i32)\n{log} unreachable)"
+    );
+    let bench = Bench::new();
+    let wasm = guests::component(Kind::SweepStrategy, &body);
+    for _ in 0..17 {
+        assert!(matches!(bench.fails(&wasm), CallProblem::Trap { .. }));
+    }
+}
+
+/// A component that holds another one, and nothing else: its section 4.
+fn around(inner: &[u8]) -> Vec<u8> {
+    let mut outer = b"\0asm\x0d\0\x01\0\x04".to_vec();
+    let mut length = inner.len();
+    while length >= 0x80 {
+        outer.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
+        length >>= 7;
+    }
+    outer.push(u8::try_from(length).unwrap());
+    outer.extend(inner);
+    outer
+}
+
+#[test]
+fn a_plugin_within_a_component_is_no_plugin() {
+    let error = Bench::new().refuses(&around(&guests::sweep("done")));
+    assert!(matches!(load_problem(&error), LoadProblem::NotAPlugin { exports } if exports.is_empty()), "{error}");
+}
+
+#[test]
+fn components_nested_a_thousand_deep_are_refused() {
+    let nested = (0..1_000).fold(b"\0asm\x0d\0\x01\0".to_vec(), |inner, _| around(&inner));
+    let error = Bench::new().refuses(&nested);
+    assert!(matches!(load_problem(&error), LoadProblem::Malformed(_) | LoadProblem::NotAPlugin { .. }), "{error}");
+}
+
+#[test]
+fn exports_in_masses_do_not_fill_the_message() {
+    let exports: String = (0..100_000).map(|i| format!("(export \"x{i}\" (instance $e))")).collect();
+    let error = Bench::new().refuses(&wat::parse_str(format!("(component (instance $e) {exports})")).unwrap());
+    assert!(error.to_string().len() < 2_000, "{}", error.to_string().len());
+}
+
+#[test]
+fn every_cut_of_a_good_plugin_is_refused() {
+    let bench = Bench::new();
+    let wasm = guests::sweep("done");
+    for length in (0..wasm.len()).step_by(97) {
+        let path = bench.file(&wasm[..length]);
+        let error = bench.host.inspect(&path).expect_err("cut short");
+        assert!(error.is_load(), "{length}: {error}");
+    }
 }

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::io::Write;
 
+use crate::render::result::ResultFile;
+use crate::run::Record;
 use crate::spec::{Flags, OriginEntry, Resolved, Source, SpecError, dgdr_schema, load};
 
 /// Where the DGDR is.
@@ -31,8 +33,36 @@ impl InputArgs {
 pub enum ConfigCommand {
     /// Print every value of the job and where it came from
     Show(Box<ShowArgs>),
-    /// Print the JSON schema of the input
-    Schema,
+    /// Print the JSON schema of the input, or of a file that a run writes
+    Schema {
+        /// Of what
+        #[arg(value_enum, default_value_t)]
+        of: SchemaOf,
+    },
+}
+
+/// What there are schemas of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum SchemaOf {
+    /// The input
+    #[default]
+    Dgdr,
+    /// result.json
+    Result,
+    /// One line of journal.jsonl
+    Journal,
+}
+
+impl SchemaOf {
+    /// The JSON schema (draft 2020-12).
+    pub fn schema(self) -> serde_json::Value {
+        let generator = || schemars::generate::SchemaSettings::draft2020_12().into_generator();
+        match self {
+            SchemaOf::Dgdr => dgdr_schema(),
+            SchemaOf::Result => generator().into_root_schema_for::<ResultFile>().to_value(),
+            SchemaOf::Journal => generator().into_root_schema_for::<Record>().to_value(),
+        }
+    }
 }
 
 /// Arguments of `config show`.
@@ -66,7 +96,7 @@ impl ConfigCommand {
     /// If the input is wrong, or `out` cannot be written to.
     pub fn run(self, out: &mut dyn Write, json: bool) -> Result<(), SpecError> {
         let text = match self {
-            ConfigCommand::Schema => pretty(&dgdr_schema()),
+            ConfigCommand::Schema { of } => pretty(&of.schema()),
             ConfigCommand::Show(args) => {
                 let resolved = load(&args.input.source(), &args.flags)?;
                 match (json, args.format) {

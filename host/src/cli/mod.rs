@@ -16,11 +16,12 @@ use crate::output::exit_code;
 use crate::output::logging::{self, LogFile};
 use crate::output::printer::{Color, Format, Printer};
 use crate::output::progress::Terminal;
+use crate::plugin::compile::child;
 
 /// Finds the prefill and decode configuration that meets an SLA at the least cost, by measuring.
 #[derive(Debug, Parser)]
 #[command(name = "sla-profiler", version, about, max_term_width = 120, propagate_version = true)]
-#[command(after_help = "Exit codes: see README.md, or `sla-profiler help profile`.")]
+#[command(after_help = "Exit codes: see `sla-profiler help profile`.")]
 pub struct Cli {
     #[command(flatten)]
     global: Global,
@@ -51,6 +52,7 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the seven phases: measure, select, plan, write the deployment, apply it
+    #[command(after_long_help = exit_code::help())]
     Profile(Box<profile::Args>),
     /// Ask a recorded run again, with another policy or another SLA; measures nothing
     Replay(Box<replay::Args>),
@@ -76,6 +78,12 @@ pub struct Session {
 
 /// The program.
 pub fn main() -> ExitCode {
+    // Not a subcommand of clap's: nobody is to find it, and nothing is to run before its limits are set.
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|command| command == child::COMMAND) {
+        return ExitCode::from(child::main(arguments));
+    }
+    child::this_program_compiles();
     let cli = Cli::parse();
     let printer = Printer::new(cli.global.output, cli.global.quiet, cli.global.no_progress, cli.global.color);
     let terminal = Terminal::new(&printer);
@@ -85,7 +93,7 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             // Nobody is left to tell if standard error is closed.
-            let _ = writeln!(anstream::stderr(), "{}", error.render());
+            let _ = writeln!(anstream::stderr(), "{}", error.render(session.printer.width_of_errors()));
             ExitCode::from(error.exit_code())
         }
     }
@@ -98,9 +106,14 @@ fn run(command: Command, session: &Session) -> Result<u8, AppError> {
         Command::Replay(args) => args.run(session),
         Command::Explain(args) => args.run(session),
         Command::Config(command) => {
-            command.run(&mut printer.out(), printer.is_json())?;
-            Ok(exit_code::OK)
+            let mut text = Vec::new();
+            command.run(&mut text, printer.is_json())?;
+            printer.answer(&text).map(|()| exit_code::OK)
         }
-        Command::Plugin(command) => Ok(command.run(&mut printer.out(), printer.is_json())?),
+        Command::Plugin(command) => {
+            let mut text = Vec::new();
+            let code = command.run(&mut text, printer.is_json())?;
+            printer.answer(&text).map(|()| code)
+        }
     }
 }

@@ -1,6 +1,5 @@
 //! `sla-profiler profile`: the main job.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,16 +7,16 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 use sha2::{Digest as _, Sha256};
+use tracing::subscriber::NoSubscriber;
 
 use super::Session;
 use super::config::InputArgs;
-use crate::domain::search_space::{self, SearchSpace};
+use crate::domain::search_space::{self, Cause, SearchSpace};
 use crate::domain::{Candidate, Role};
 use crate::engine::Cluster;
 use crate::engine::simulated::SimulatedCluster;
 use crate::output::error::AppError;
 use crate::output::progress::Progress;
-use crate::output::result::ResultFile;
 use crate::output::summary::Took;
 use crate::output::{exit_code, summary};
 use crate::phases::artifacts::Artifacts;
@@ -26,10 +25,11 @@ use crate::phases::policies::{Policies, Slot};
 use crate::phases::{self, Context, Outcome, RunError};
 use crate::plugin::api::Kind;
 use crate::plugin::{HostOptions, PluginError, PluginHost, default_choice};
+use crate::render::result::ResultFile;
 use crate::run::event::{JOURNAL_FORMAT, RecordedChoice, RunStarted};
 use crate::run::status::{self, StatusWriter};
 use crate::run::timeline::{LOG, Timeline};
-use crate::run::{Durability, Event, Existing, Journal, JournalError, Observer, Recorder, RunDir, journal};
+use crate::run::{Durability, Event, Existing, Journal, JournalError, Observer, Record, Recorder, RunDir, journal};
 use crate::scheduler::Scheduler;
 use crate::spec::{self, Flags, PluginChoice, PluginSource, Plugins, RunSpec};
 
@@ -97,25 +97,33 @@ impl Args {
             Some(RunDir::open(&self.out, existing)?)
         };
 
-        let prediction = simulated_runtime()?.block_on(dry_run::predict(
-            &spec,
-            &space,
-            &mut load_policies(&host, &spec)?,
-            Arc::clone(&cluster),
-        ));
+        let mut predicting = load_policies(&host, &spec)?;
+        let predict = dry_run::predict(&spec, &space, &mut predicting, Arc::clone(&cluster));
         let Some(dir) = run_dir else {
-            let prediction = prediction?;
-            let text =
-                if printer.is_json() { json(&prediction)? } else { summary::dry_run(&spec.job, &space, &prediction) };
+            let prediction = simulated_runtime()?.block_on(predict)?;
+            let text = if printer.is_json() {
+                json(&prediction)?
+            } else {
+                summary::dry_run(printer, &spec.job, &space, &prediction)
+            };
             return write_out(session, &text).map(|()| exit_code::OK);
         };
+        // Simulated points cost nothing but electricity; nobody is hurt if a power cut takes the last ones.
+        let durability = if cluster.kind() == "simulated" { Durability::Flush } else { Durability::Sync };
+        let (journal, past) = Journal::open(&dir, durability)?;
+        if journal::started(&past).is_some_and(|started| started.spec_sha256 != spec_sha256) {
+            return Err(JournalError::OtherRun { path: dir.path().display().to_string() }.into());
+        }
         // The prediction calls the user's plugins; where they fail, the run itself deals with it and says so.
-        let prediction = prediction.ok();
+        let runtime = simulated_runtime()?;
+        let prediction = tracing::subscriber::with_default(NoSubscriber::new(), || runtime.block_on(predict)).ok();
 
         let run = Run { session, spec: &spec, space: &space, cluster, dir: &dir, spec_sha256 };
+        // A clock of its own, which starts at 0.
         let runtime = simulated_runtime()?;
-        let outcome = runtime.block_on(run.go(&mut policies, prediction.as_ref()));
+        let outcome = runtime.block_on(run.go(&mut policies, prediction.as_ref(), journal, past));
         if let Err(error) = &outcome {
+            // From here on the directory is this run's; before, it may have held another one's success.
             status::write_failure(&dir, &error.to_string());
         }
         let Done { outcome, result, cluster_s, gpu_seconds } = outcome?;
@@ -140,12 +148,7 @@ pub(super) fn json(value: &impl serde::Serialize) -> Result<String, AppError> {
 }
 
 pub(super) fn write_out(session: &Session, text: &str) -> Result<(), AppError> {
-    let written = writeln!(session.printer.out(), "{}", text.trim_end());
-    match written {
-        // `| head` closes the pipe; that is its right.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|source| AppError::Io { action: "write to standard output", source }),
-    }
+    session.printer.answer(format!("{}\n", text.trim_end()).as_bytes())
 }
 
 fn refuse_empty(spec: &RunSpec, space: &SearchSpace) -> Result<(), AppError> {
@@ -156,11 +159,21 @@ fn refuse_empty(spec: &RunSpec, space: &SearchSpace) -> Result<(), AppError> {
         let role = rejected.role.map_or(String::new(), |role| format!("{role} "));
         format!("\n  {role}{}: {}", rejected.mapping, rejected.reason)
     };
+    let rejected: String = space.rejected.iter().map(line).collect();
+    // Then it is the requests that are too long, not the model that is too large.
+    if space.rejected.iter().any(|rejected| rejected.cause == Cause::KvCache) {
+        return Err(AppError::KvTooSmall {
+            tokens: spec.job.workload.isl.saturating_add(spec.job.workload.osl),
+            gpus: spec.job.hardware.total_gpus,
+            gpu: spec.job.hardware.gpu.name.clone(),
+            rejected,
+        });
+    }
     Err(AppError::NoCandidate {
         model: spec.job.model.name.clone(),
         gpus: spec.job.hardware.total_gpus,
         gpu: spec.job.hardware.gpu.name.clone(),
-        rejected: space.rejected.iter().map(line).collect(),
+        rejected,
     })
 }
 
@@ -237,13 +250,13 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    async fn go(&self, policies: &mut Policies, prediction: Option<&Prediction>) -> Result<Done, RunError> {
-        // Simulated points cost nothing but electricity; nobody is hurt if a power cut takes the last ones.
-        let durability = if self.cluster.kind() == "simulated" { Durability::Flush } else { Durability::Sync };
-        let (journal, past) = Journal::open(self.dir, durability)?;
-        if journal::started(&past).is_some_and(|started| started.spec_sha256 != self.spec_sha256) {
-            return Err(JournalError::OtherRun { path: self.dir.path().display().to_string() }.into());
-        }
+    async fn go(
+        &self,
+        policies: &mut Policies,
+        prediction: Option<&Prediction>,
+        journal: Journal,
+        past: Vec<Record>,
+    ) -> Result<Done, RunError> {
         let log = Arc::new(Mutex::new(self.dir.append(LOG)?));
         self.session.log_file.attach(Arc::clone(&log));
         let candidates: Vec<Candidate> = self.space.candidates.clone();
@@ -297,7 +310,8 @@ impl Run<'_> {
         let outcome = phases::run(&mut context).await;
         interrupts.abort();
         let (outcome, result) = outcome?;
-        Ok(Done { outcome, result, cluster_s: recorder.now_s(), gpu_seconds: scheduler.usage().gpu_seconds })
+        let gpu_seconds = journal::gpu_seconds(&past) + scheduler.usage().gpu_seconds;
+        Ok(Done { outcome, result, cluster_s: recorder.now_s(), gpu_seconds })
     }
 }
 

@@ -102,6 +102,32 @@ impl Selection {
     }
 }
 
+/// What phase 3 decided.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chosen {
+    /// The prefill winner.
+    pub prefill: Choice,
+    /// The decode winner.
+    pub decode: Choice,
+    /// The whole rankings.
+    pub selection: Selection,
+}
+
+impl Chosen {
+    /// Whether both winners meet the SLA.
+    pub const fn feasible(&self) -> bool {
+        self.prefill.meets_sla && self.decode.meets_sla
+    }
+
+    /// The winner of a role.
+    pub const fn of(&self, role: Role) -> &Choice {
+        match role {
+            Role::Prefill => &self.prefill,
+            Role::Decode => &self.decode,
+        }
+    }
+}
+
 /// A planner model's answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Plan {

@@ -21,7 +21,7 @@ pub mod search_space;
 pub mod stats;
 
 pub use candidate::{Candidate, CandidateId, Mapping, Role};
-pub use decision::{Choice, CurveGoal, Demand, Goal, Plan, Selection, Step};
+pub use decision::{Choice, Chosen, CurveGoal, Demand, Goal, Plan, Selection, Step};
 pub use hardware::{GpuSku, Hardware};
 pub use job::{Backend, Job, Sla, Workload};
 pub use measurement::{EngineFacts, Failure, FailureClass, History, Measurement, Probe, Stat};

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::candidate::Prior;
-use super::memory::{DEFAULT_BATCHED_TOKENS, MemoryPlan};
+use super::memory::{DEFAULT_BATCHED_TOKENS, DoesNotFit, MemoryPlan};
 use super::roofline::{DecodeBatch, Roofline};
 use super::{Backend, Candidate, Job, Mapping, Model, Role};
 
@@ -46,8 +46,26 @@ pub struct Rejected {
     pub role: Option<Role>,
     /// Which mapping.
     pub mapping: Mapping,
+    /// What kind of reason it is.
+    pub cause: Cause,
     /// For a person.
     pub reason: String,
+}
+
+/// Why a mapping may not be deployed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The engine does not know the kind of mapping.
+    Kind,
+    /// Some size of the model cannot be divided so.
+    Divisibility,
+    /// Too few or too many GPUs.
+    GpuCount,
+    /// The weights do not fit.
+    Weights,
+    /// The weights fit, but what is left does not hold the KV cache of one request.
+    KvCache,
 }
 
 /// All candidates of a run. A candidate's id is its index.
@@ -69,7 +87,7 @@ pub fn build(job: &Job, limits: &Limits) -> SearchSpace {
         for mapping in enumerate(job, limits) {
             match check(job, limits, role, &mapping) {
                 Ok(()) => space.candidates.push(Candidate { role, mapping, prior: prior(job, role, &mapping) }),
-                Err(reason) => both.push(Rejected { role: Some(role), mapping, reason }),
+                Err((cause, reason)) => both.push(Rejected { role: Some(role), mapping, cause, reason }),
             }
         }
     }
@@ -132,10 +150,10 @@ pub fn is_wide(job: &Job) -> bool {
 ///
 /// # Errors
 /// Says what is against it, with figures.
-pub fn check(job: &Job, limits: &Limits, role: Role, mapping: &Mapping) -> Result<(), String> {
-    check_kind(&job.model, job.backend, mapping)?;
-    check_divisible(&job.model, mapping)?;
-    check_gpu_count(job, limits, role, mapping)?;
+pub fn check(job: &Job, limits: &Limits, role: Role, mapping: &Mapping) -> Result<(), (Cause, String)> {
+    check_kind(&job.model, job.backend, mapping).map_err(|reason| (Cause::Kind, reason))?;
+    check_divisible(&job.model, mapping).map_err(|reason| (Cause::Divisibility, reason))?;
+    check_gpu_count(job, limits, role, mapping).map_err(|reason| (Cause::GpuCount, reason))?;
     check_memory(job, mapping)
 }
 
@@ -248,11 +266,15 @@ fn check_gpu_count(job: &Job, limits: &Limits, role: Role, m: &Mapping) -> Resul
     Ok(())
 }
 
-fn check_memory(job: &Job, mapping: &Mapping) -> Result<(), String> {
+fn check_memory(job: &Job, mapping: &Mapping) -> Result<(), (Cause, String)> {
     let sequence = job.workload.isl.saturating_add(job.workload.osl);
-    MemoryPlan::new(&job.model, mapping, &job.hardware.gpu, DEFAULT_BATCHED_TOKENS)
-        .check(sequence)
-        .map_err(|reason| reason.to_string())
+    MemoryPlan::new(&job.model, mapping, &job.hardware.gpu, DEFAULT_BATCHED_TOKENS).check(sequence).map_err(|reason| {
+        let cause = match reason {
+            DoesNotFit::Weights { .. } => Cause::Weights,
+            DoesNotFit::Cache { .. } => Cause::KvCache,
+        };
+        (cause, reason.to_string())
+    })
 }
 
 /// What the roofline expects of a candidate. See [`Prior`] for the operating points.
@@ -363,14 +385,14 @@ mod tests {
         let limits = Limits::default();
         let mut job = job(qwen3_235b(), hardware(h200(), 8));
         let both = Mapping { tp: 4, pp: 1, attention_dp: 1, moe_tp: 2, moe_ep: 2 };
-        assert!(check(&job, &limits, Role::Decode, &both).unwrap_err().contains("vLLM either splits"));
+        assert!(check(&job, &limits, Role::Decode, &both).unwrap_err().1.contains("vLLM either splits"));
         job.backend = Backend::Trtllm;
         let mixed = Mapping { tp: 2, pp: 1, attention_dp: 2, moe_tp: 1, moe_ep: 4 };
-        assert!(check(&job, &limits, Role::Decode, &mixed).unwrap_err().contains("TensorRT-LLM's attention"));
+        assert!(check(&job, &limits, Role::Decode, &mixed).unwrap_err().1.contains("TensorRT-LLM's attention"));
         job.backend = Backend::Sglang;
-        assert!(check(&job, &limits, Role::Decode, &mixed).unwrap_err().contains("only pure"));
+        assert!(check(&job, &limits, Role::Decode, &mixed).unwrap_err().1.contains("only pure"));
         let uneven = Mapping { moe_ep: 8, ..mixed };
-        assert!(check(&job, &limits, Role::Decode, &uneven).unwrap_err().contains("attention covers 4 GPUs"));
+        assert!(check(&job, &limits, Role::Decode, &uneven).unwrap_err().1.contains("attention covers 4 GPUs"));
     }
 
     #[test]

@@ -54,6 +54,20 @@ pub enum AppError {
         /// One line per mapping.
         rejected: String,
     },
+    /// Weights fit, requests do not.
+    #[error(
+        "one request of {tokens} tokens fits into the KV cache of none of the mappings that {gpus} x {gpu} allow:{rejected}"
+    )]
+    KvTooSmall {
+        /// Prompt and answer.
+        tokens: u32,
+        /// GPU budget.
+        gpus: u32,
+        /// SKU.
+        gpu: String,
+        /// One line per mapping.
+        rejected: String,
+    },
     /// The program's own surroundings: no runtime, standard output closed.
     #[error("cannot {action}: {source}")]
     Io {
@@ -94,6 +108,7 @@ impl AppError {
                 RunError::Interrupted => code::INTERRUPTED,
             },
             AppError::NoCandidate { .. } => code::NO_CANDIDATE,
+            AppError::KvTooSmall { .. } => code::KV_TOO_SMALL,
             AppError::Io { .. } => code::UNEXPECTED,
         }
     }
@@ -120,13 +135,30 @@ impl AppError {
                 "give more GPUs (--total-gpus, --num-gpus-per-node), GPUs with more memory, or a smaller or quantised model"
                     .to_owned(),
             ),
+            AppError::KvTooSmall { .. } => Some(
+                "give more GPUs (--total-gpus, --num-gpus-per-node) or GPUs with more memory, or ask for shorter requests \
+                 (--isl, --osl)"
+                    .to_owned(),
+            ),
             AppError::Run(_) | AppError::Io { .. } | AppError::PluginCommand(_) => None,
         }
     }
 
-    /// For the terminal.
-    pub fn render(&self) -> String {
-        format!("{:?}", miette::Report::new(Shown { message: self.to_string(), hint: self.hint() }))
+    /// For the terminal, whose width is `columns`.
+    pub fn render(&self, columns: u16) -> String {
+        // An error in a text comes with its line, which must not be wrapped.
+        if let AppError::Spec(error) = self
+            && error.place().is_some()
+        {
+            let mut text = format!("  × {}", error.render());
+            text.truncate(text.trim_end().len());
+            return text.replace('\n', "\n  ");
+        }
+        let handler = miette::MietteHandlerOpts::new().width(columns.into()).break_words(false).build();
+        let shown = Shown { message: self.to_string(), hint: self.hint() };
+        let mut text = Rendered(&handler, &shown).to_string();
+        text.truncate(text.trim_end().len());
+        text
     }
 }
 
@@ -151,6 +183,15 @@ impl From<SweepError> for AppError {
 
 fn plugin_code(error: &PluginError) -> u8 {
     if error.is_load() { code::PLUGIN_LOAD } else { code::PLUGIN_FAILED }
+}
+
+/// What miette makes of an error.
+struct Rendered<'a>(&'a miette::MietteHandler, &'a Shown);
+
+impl Display for Rendered<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        miette::ReportHandler::debug(self.0, self.1, f)
+    }
 }
 
 /// What miette draws.

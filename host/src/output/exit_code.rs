@@ -5,9 +5,9 @@
 pub const OK: u8 = 0;
 /// Something that should not happen.
 pub const UNEXPECTED: u8 = 1;
-/// The command line makes no sense (clap's own code).
+/// The command line makes no sense, or a value on it (the code that clap uses, too).
 pub const USAGE: u8 = 2;
-/// The DGDR or a flag's value is wrong.
+/// The DGDR, or a file that it names, is wrong or cannot be read.
 pub const INPUT: u8 = 3;
 /// A plugin cannot be loaded.
 pub const PLUGIN_LOAD: u8 = 4;
@@ -27,6 +27,8 @@ pub const INFEASIBLE: u8 = 10;
 pub const NO_CANDIDATE: u8 = 11;
 /// The deployment runs, but its check run did not keep what the plan promised.
 pub const CHECK_MISSED: u8 = 12;
+/// The weights fit, but the KV cache of no legal mapping holds one request; nothing was launched.
+pub const KV_TOO_SMALL: u8 = 13;
 /// Interrupted; what was measured is kept.
 pub const INTERRUPTED: u8 = 130;
 
@@ -34,8 +36,8 @@ pub const INTERRUPTED: u8 = 130;
 pub const ALL: &[(u8, &str)] = &[
     (OK, "a configuration meets the SLA, or the command did what it was asked"),
     (UNEXPECTED, "something that should not happen"),
-    (USAGE, "the command line makes no sense"),
-    (INPUT, "the DGDR or a flag's value is wrong"),
+    (USAGE, "the command line, or a value on it, makes no sense"),
+    (INPUT, "the DGDR, or a file that it names, is wrong or cannot be read"),
     (PLUGIN_LOAD, "a plugin cannot be loaded"),
     (PLUGIN_FAILED, "a plugin failed during the run and nobody stands in for it"),
     (CLUSTER, "the cluster cannot be reached or refuses"),
@@ -45,8 +47,18 @@ pub const ALL: &[(u8, &str)] = &[
     (INFEASIBLE, "measured, but no configuration meets the SLA; the result is the least bad one"),
     (NO_CANDIDATE, "no legal mapping fits the GPUs; nothing was launched"),
     (CHECK_MISSED, "the deployment runs, but its check run did not keep what the plan promised"),
+    (KV_TOO_SMALL, "the weights fit, but the KV cache of no mapping holds one request; nothing was launched"),
     (INTERRUPTED, "interrupted; what was measured is kept"),
 ];
+
+/// The table for `--help`.
+pub fn help() -> String {
+    let mut text = "Exit codes:".to_owned();
+    for (code, meaning) in ALL {
+        text.push_str(&format!("\n  {code:>3}  {meaning}"));
+    }
+    text
+}
 
 #[cfg(test)]
 mod tests {

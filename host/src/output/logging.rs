@@ -37,7 +37,7 @@ pub fn init(verbose: u8, quiet: bool, terminal: &Terminal) -> LogFile {
     let stderr = tracing_subscriber::fmt::layer()
         .without_time()
         .with_target(verbose > 1)
-        .with_ansi(anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never)
+        .with_ansi(false)
         .with_writer(terminal.clone())
         .with_filter(level);
     let file = tracing_subscriber::fmt::layer()

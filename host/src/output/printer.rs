@@ -4,6 +4,8 @@ use std::io::{self, IsTerminal as _, Write};
 
 use clap::ValueEnum;
 
+use super::error::AppError;
+
 /// How results are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -24,6 +26,10 @@ pub enum Color {
     Always,
     /// Never.
     Never,
+}
+
+fn columns() -> Option<u16> {
+    std::env::var("COLUMNS").ok()?.parse().ok()
 }
 
 /// Where the program's words go.
@@ -71,13 +77,25 @@ impl Printer {
 
     /// Columns of the terminal that results go to; without one, what COLUMNS says, or 120.
     pub fn width(&self) -> u16 {
-        let asked = || std::env::var("COLUMNS").ok()?.parse().ok();
-        comfy_table::Table::new().width().or_else(asked).unwrap_or(120).clamp(60, 160)
+        comfy_table::Table::new().width().or_else(columns).unwrap_or(120).clamp(60, 160)
     }
 
-    /// Standard output.
-    pub fn out(&self) -> impl Write {
-        anstream::stdout()
+    /// Columns for errors: those of the terminal that they go to; without one, what COLUMNS says, or 120.
+    pub fn width_of_errors(&self) -> u16 {
+        let terminal = comfy_table::Table::new().use_stderr().width();
+        terminal.or_else(columns).unwrap_or(120).clamp(60, 160)
+    }
+
+    /// Writes the answer to standard output.
+    ///
+    /// # Errors
+    /// If standard output does not take it. A reader that went away, as `head` does, is no error: that is its right.
+    pub fn answer(&self, text: &[u8]) -> Result<(), AppError> {
+        let mut out = anstream::stdout();
+        match out.write_all(text).and_then(|()| out.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => other.map_err(|source| AppError::Io { action: "write to standard output", source }),
+        }
     }
 
     /// A line to standard error, unless quiet.

@@ -140,6 +140,10 @@ impl Observer for Progress {
                 let title = format!("{} {}", phase.number(), phase.title());
                 self.terminal.line(&format!("{} {:<24} {:>8}  {summary}", "✓".green(), title.bold(), took.dimmed()));
             }
+            Event::PhaseSkipped { phase, reason } => {
+                let title = format!("{} {}", phase.number(), phase.title());
+                self.terminal.line(&format!("{} {:<24} {:>8}  skipped: {reason}", "–".yellow(), title.bold(), ""));
+            }
             Event::Infeasible { .. } | Event::Decided { .. } | Event::Wrote { .. } => return,
             Event::RunFinished { .. } => {
                 self.bar.finish_and_clear();

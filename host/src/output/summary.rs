@@ -4,24 +4,24 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use super::number::{grouped, plain};
 use super::printer::Printer;
-use super::result::{ResultFile, SelectedEngine};
-use super::table::{self, Style};
 use crate::domain::search_space::SearchSpace;
 use crate::domain::{Candidate, Demand, Job};
 use crate::engine::CheckReport;
 use crate::phases::artifacts::{DECODE_CURVE, MEASUREMENTS, PREFILL_CURVE, RESULT};
 use crate::phases::dry_run::Prediction;
 use crate::phases::generation::FINAL_CONFIG;
+use crate::render::number::{grouped, plain};
+use crate::render::result::{ResultFile, SelectedEngine};
+use crate::render::table::{self, Style};
 use crate::run::timeline::{LOG, clock};
 
 /// Files worth opening, and what is in them.
 const FILES: &[(&str, &str)] = &[
     (FINAL_CONFIG, "the deployment: kubectl apply -f"),
-    ("*_performance.png, cost_sla.png", "the candidates as pictures"),
-    (PREFILL_CURVE, "the prefill curve, for Dynamo's planner and as pictures"),
-    (DECODE_CURVE, "the decode curves, likewise"),
+    ("*_performance.png, cost_sla.png", "pictures of the candidates, and of cost"),
+    (PREFILL_CURVE, "TTFT over input length: NPZ and pictures"),
+    (DECODE_CURVE, "ITL over load and context: likewise"),
     (MEASUREMENTS, "every point with its interval"),
     (RESULT, "the whole answer, for programs"),
     (LOG, "what happened when"),
@@ -71,13 +71,18 @@ fn style(printer: &Printer) -> Style {
 /// The answer of a run.
 pub fn result(printer: &Printer, result: &ResultFile, dir: &Path, took: &Took) -> String {
     let style = style(printer);
-    let mut text = format!("\n{}\n\n", question(&result.job));
+    let width = usize::from(style.width);
+    let mut text = format!("\n{}\n\n", fitted(&question(&result.job), "", width));
     push_line(&mut text, &table::candidates(&result.job, &result.candidates, style));
     for note in &result.notes {
-        push_line(&mut text, &format!("Note: {note}."));
+        push_line(&mut text, &fitted(&format!("Note: {note}."), "", width));
     }
     if !result.rejected.is_empty() {
-        push_line(&mut text, &format!("{} mappings were no candidates; {RESULT} says why.", result.rejected.len()));
+        let count = match result.rejected.len() {
+            1 => "1 mapping was no candidate".to_owned(),
+            n => format!("{n} mappings were no candidates"),
+        };
+        push_line(&mut text, &format!("{count}; {RESULT} says why."));
     }
     text.push('\n');
     let candidate = |engine: &SelectedEngine| result.candidates.get(engine.id as usize).map(|row| &row.candidate);
@@ -85,41 +90,40 @@ pub fn result(printer: &Printer, result: &ResultFile, dir: &Path, took: &Took) -
         push_line(&mut text, &table::plan(&result.job, &result.plan, prefill, decode, style));
     }
     if let Some(check) = &result.check {
-        push_line(&mut text, &checked(check, &result.job));
+        push_line(&mut text, &fitted(&checked(check, &result.job), "  ", width));
+    }
+    if let Some(reason) = &result.not_applied {
+        push_line(&mut text, &format!("  Not applied: {reason}."));
     }
     if result.degraded {
-        push_line(
-            &mut text,
-            "  ! Degraded: a bundled plugin stood in for one that failed; the log says which and why.",
-        );
+        let words = "! Degraded: a bundled plugin stood in for one that failed; the log says which and why.";
+        push_line(&mut text, &fitted(words, "  ", width));
     }
     if !result.feasible {
         push_line(&mut text, "  ! Infeasible: nothing that was measured meets the SLA; this is the least bad answer.");
     }
     push_line(&mut text, &format!("\nFiles in {}", dir.display()));
     for (name, what) in FILES {
-        push_line(&mut text, &format!("  {name:<31} {what}"));
+        push_line(&mut text, &format!("  {name:<32} {what}"));
     }
-    push_line(
-        &mut text,
-        &format!(
-            "\n{} points on {} engines: {} and {:.2} GPU-hours on the {} cluster, {:.1} s in reality.",
-            result.cost.points,
-            result.cost.launches,
-            clock(took.cluster_s),
-            took.gpu_seconds / 3600.0,
-            result.cluster,
-            took.real.as_secs_f64(),
-        ),
+    let effort = format!(
+        "{} points on {} engines: {} and {:.2} GPU-hours on the {} cluster, {:.1} s in reality.",
+        result.cost.points,
+        result.cost.launches,
+        duration(took.cluster_s),
+        took.gpu_seconds / 3600.0,
+        result.cluster,
+        took.real.as_secs_f64(),
     );
+    push_line(&mut text, &format!("\n{}", fitted(&effort, "", width)));
     text
 }
 
 fn checked(check: &CheckReport, job: &Job) -> String {
-    let verdict = if check.meets_sla { "✓ the promise holds" } else { "✗ the promise does NOT hold" };
+    let verdict = if check.meets_sla { "✓ the plan holds" } else { "✗ the plan does NOT hold" };
     format!(
-        "  Check run at {} requests/s: TTFT {} ms, ITL {} ms ({}), {:.0} % of requests within every target by \
-         themselves; {verdict}.",
+        "Check run at {} requests/s: {verdict}. TTFT {} ms, ITL {} ms ({}); {:.0} % of the requests are within every \
+         target by themselves.",
         plain((check.load.requests_per_second * 100.0).round() / 100.0),
         plain(check.ttft_ms.target.round()),
         plain((check.itl_ms.target * 10.0).round() / 10.0),
@@ -128,9 +132,27 @@ fn checked(check: &CheckReport, job: &Job) -> String {
     )
 }
 
+/// Wrapped at the width; further lines are indented a little more.
+fn fitted(text: &str, indent: &str, width: usize) -> String {
+    table::wrapped(text, indent, &format!("{indent}  "), width).join(
+        "
+",
+    )
+}
+
+/// In words, since "10:24" may be hours and minutes or minutes and seconds.
+fn duration(seconds: f64) -> String {
+    let whole = seconds.round().max(0.0) as u64;
+    match (whole / 3600, whole / 60 % 60, whole % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, min, s) => format!("{min} min {s} s"),
+        (h, min, _) => format!("{h} h {min} min"),
+    }
+}
+
 /// What a run would do.
-pub fn dry_run(job: &Job, space: &SearchSpace, prediction: &Prediction) -> String {
-    let mut text = format!("\n{}\n\n", question(job));
+pub fn dry_run(printer: &Printer, job: &Job, space: &SearchSpace, prediction: &Prediction) -> String {
+    let mut text = format!("\n{}\n\n", fitted(&question(job), "", usize::from(printer.width())));
     push_line(&mut text, "Would launch, one after the other or side by side as GPUs allow:");
     for launch in &prediction.launches {
         push_line(
@@ -166,20 +188,22 @@ pub fn dry_run(job: &Job, space: &SearchSpace, prediction: &Prediction) -> Strin
         .map(|(candidate, _)| Candidate::name(candidate))
         .collect();
     if !idle.is_empty() {
-        push_line(&mut text, &format!("\nWould leave out: {}", idle.join(", ")));
+        let line = format!("Would leave out: {}", idle.join(", "));
+        push_line(&mut text, &format!("\n{}", fitted(&line, "", usize::from(printer.width()))));
     }
     if !space.rejected.is_empty() {
         push_line(&mut text, "\nNo candidates:");
         for rejected in &space.rejected {
             let role = rejected.role.map_or(String::new(), |role| format!("{role} "));
-            push_line(&mut text, &format!("  {role}{}: {}", rejected.mapping, rejected.reason));
+            let line = format!("{role}{}: {}", rejected.mapping, rejected.reason);
+            push_line(&mut text, &fitted(&line, "  ", usize::from(printer.width())));
         }
     }
     push_line(
         &mut text,
         &format!(
             "\nPredicted: {} and {:.2} GPU-hours. Nothing was created.",
-            clock(prediction.total_s),
+            duration(prediction.total_s),
             prediction.gpu_hours
         ),
     );

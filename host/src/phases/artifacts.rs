@@ -3,13 +3,14 @@
 
 use std::fmt::Display;
 
-use super::{Chosen, Context, RunError};
+use super::{Context, RunError};
 use crate::dgd::{self, DecodeTable, Files, PrefillTable};
+use crate::domain::Chosen;
 use crate::domain::{Candidate, CandidateId, EngineFacts, Failure, History, Measurement, Role};
-use crate::output::csv_table::{self, Row};
-use crate::output::npz;
-use crate::output::plots::{self, Figure, Sample};
-use crate::output::result::{self, ResultFile};
+use crate::render::csv_table::{self, Row};
+use crate::render::npz;
+use crate::render::plots::{self, Figure, Sample};
+use crate::render::result::{self, ResultFile};
 use crate::run::{Event, RunDir};
 
 /// The answer for programs.
@@ -170,13 +171,25 @@ impl Artifacts {
         self.measurements(context)
     }
 
-    /// Phase 6: the deployments.
-    pub(super) fn deployment(&self, context: &Context<'_>, files: &Files) -> Result<(), RunError> {
-        self.write(context, "config_with_planner.yaml", files.config_with_planner.to_yaml()?.as_bytes())?;
+    /// Phase 6: the deployments, each with a comment that says what it promises.
+    pub(super) fn deployment(
+        &self,
+        context: &Context<'_>,
+        files: &Files,
+        feasible: bool,
+        summary: &str,
+    ) -> Result<(), RunError> {
+        let warning =
+            if feasible { "" } else { "# WARNING: this does NOT meet the SLA; it is the least bad answer.\n" };
+        let head = format!("# sla-profiler {}: {summary}\n{warning}", env!("CARGO_PKG_VERSION"));
+        let write = |name: &str, generated: &dgd::Generated| {
+            self.write(context, name, format!("{head}{}", generated.to_yaml()?).as_bytes())
+        };
+        write("config_with_planner.yaml", &files.config_with_planner)?;
         if let Some(mocker) = &files.mocker_config_with_planner {
-            self.write(context, "mocker_config_with_planner.yaml", mocker.to_yaml()?.as_bytes())?;
+            write("mocker_config_with_planner.yaml", mocker)?;
         }
-        self.write(context, super::generation::FINAL_CONFIG, files.final_config.to_yaml()?.as_bytes())
+        write(super::generation::FINAL_CONFIG, &files.final_config)
     }
 
     /// The end: everything in one file for programs.

@@ -1,14 +1,28 @@
 //! Phase 7: deploy, wait until it is ready, and measure it against what the plan promised.
 
-use super::{Context, RunError};
+use super::{Context, Outcome, RunError};
 use crate::dgd::Generated;
-use crate::domain::Plan;
+use crate::domain::{CandidateId, Plan};
 use crate::engine::{ApplyRequest, CheckLoad, CheckReport};
 use crate::run::Event;
 
 /// Requests of the check run: enough for a 99 % quantile to be confirmed (users-and-anchors §3.2: n ≥ ln 0.05 / ln q,
 /// which is 299 for q = 0.99), few enough to be over in minutes.
 const CHECK_REQUESTS: u32 = 600;
+
+/// Why this outcome should not be deployed without a person having looked at it; `None` if nothing speaks against it.
+pub fn objection(context: &Context<'_>, outcome: &Outcome) -> Option<String> {
+    let budget = context.spec.job.hardware.total_gpus;
+    let gpus = |replicas: u32, id: CandidateId| {
+        u64::from(replicas) * context.space.candidates.get(id as usize).map_or(0, |c| u64::from(c.gpus()))
+    };
+    let needed = gpus(outcome.plan.prefill_replicas, outcome.chosen.prefill.candidate)
+        + gpus(outcome.plan.decode_replicas, outcome.chosen.decode.candidate);
+    if needed > u64::from(budget) {
+        return Some(format!("the plan needs {needed} GPUs, the budget is {budget}"));
+    }
+    (!outcome.feasible()).then(|| "it does not meet the SLA; kubectl apply it by hand if it will do".to_owned())
+}
 
 /// Applies the deployment and checks it at the planned rate.
 ///

@@ -1,6 +1,7 @@
 //! Phase 5: ITL and throughput of the selected decode engine against load and context.
 
-use super::{Chosen, Context, RunError};
+use super::{Context, RunError};
+use crate::domain::Chosen;
 use crate::domain::{CurveGoal, Goal};
 use crate::run::Phase;
 

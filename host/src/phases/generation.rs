@@ -1,7 +1,8 @@
 //! Phase 6: the planner says how many of each, and the deployment is written.
 
-use super::{Chosen, Context, RunError};
+use super::{Context, RunError};
 use crate::dgd::{self, DecodeTable, Generated, PrefillTable, ProfileData};
+use crate::domain::Chosen;
 use crate::domain::{Candidate, Plan, Role};
 use crate::plugin::api::PlannedEngine;
 use crate::run::{Decision, Event, Phase};
@@ -55,9 +56,6 @@ pub fn run(context: &mut Context<'_>, chosen: &Chosen) -> Result<(Generated, Pla
         plan: &plan,
         profile: Some(&profile),
     })?;
-    if let Some(artifacts) = context.artifacts {
-        artifacts.deployment(context, &files)?;
-    }
     let name = |candidate: &Candidate| candidate.mapping.label();
     let summary = format!(
         "{} x {} prefill + {} x {} decode, {:.2} requests/s",
@@ -67,5 +65,8 @@ pub fn run(context: &mut Context<'_>, chosen: &Chosen) -> Result<(Generated, Pla
         name(decode.candidate),
         plan.capacity_requests_per_second
     );
+    if let Some(artifacts) = context.artifacts {
+        artifacts.deployment(context, &files, chosen.feasible() && plan.meets_sla, &summary)?;
+    }
     Ok((files.final_config, plan, summary))
 }

@@ -26,10 +26,10 @@ pub mod sweep;
 
 use crate::dgd::DgdError;
 use crate::domain::search_space::SearchSpace;
-use crate::domain::{Choice, Plan, Role, Selection};
+use crate::domain::{Chosen, Plan, Role};
 use crate::engine::{ApplyError, CheckReport};
-use crate::output::result::{self, ResultFile};
 use crate::plugin::PluginError;
+use crate::render::result::{self, Findings, ResultFile};
 use crate::run::{DirError, Event, JournalError, Phase, Recorder};
 use crate::scheduler::{Halt, Scheduler};
 use crate::spec::RunSpec;
@@ -52,32 +52,6 @@ pub struct Context<'a> {
     pub artifacts: Option<&'a Artifacts>,
 }
 
-/// What phase 3 decided.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Chosen {
-    /// The prefill winner.
-    pub prefill: Choice,
-    /// The decode winner.
-    pub decode: Choice,
-    /// The whole rankings.
-    pub selection: Selection,
-}
-
-impl Chosen {
-    /// Whether both winners meet the SLA.
-    pub const fn feasible(&self) -> bool {
-        self.prefill.meets_sla && self.decode.meets_sla
-    }
-
-    /// The winner of a role.
-    pub const fn of(&self, role: Role) -> &Choice {
-        match role {
-            Role::Prefill => &self.prefill,
-            Role::Decode => &self.decode,
-        }
-    }
-}
-
 /// What a run found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
@@ -87,6 +61,8 @@ pub struct Outcome {
     pub plan: Plan,
     /// What the deployment did in phase 7, if it ran.
     pub check: Option<CheckReport>,
+    /// Why phase 7 was skipped although it was asked for.
+    pub not_applied: Option<String>,
     /// Whether a bundled plugin stood in for one that failed.
     pub degraded: bool,
 }
@@ -216,31 +192,52 @@ async fn all(context: &mut Context<'_>) -> Result<(Outcome, Box<ResultFile>), Ru
     let (generated, plan, summary) = generation::run(context, &chosen)?;
     finish(recorder, Phase::Generation, summary)?;
 
-    let mut check = None;
+    let degraded = context.policies.degraded();
+    let mut outcome = Outcome { chosen, plan, check: None, not_applied: None, degraded };
     if context.spec.auto_apply {
-        start(recorder, Phase::AutoApply)?;
-        let (report, summary) = auto_apply::run(context, &generated, &plan).await?;
-        finish(recorder, Phase::AutoApply, summary)?;
-        check = Some(report);
+        // Whatever phase 7 comes to, the answer is on the disk by then.
+        outcome.not_applied = auto_apply::objection(context, &outcome);
+        result(context, &outcome)?;
+        match &outcome.not_applied {
+            Some(reason) => {
+                recorder.record(Event::PhaseSkipped { phase: Phase::AutoApply, reason: reason.clone() })?;
+            }
+            None => {
+                start(recorder, Phase::AutoApply)?;
+                let (report, summary) = auto_apply::run(context, &generated, &outcome.plan).await?;
+                finish(recorder, Phase::AutoApply, summary)?;
+                outcome.check = Some(report);
+            }
+        }
     }
+    let result = result(context, &outcome)?;
+    recorder.record(Event::RunFinished { feasible: outcome.feasible() })?;
+    Ok((outcome, result))
+}
 
-    let outcome = Outcome { chosen, plan, check, degraded: context.policies.degraded() };
-    let result = result::result_file(
+/// Puts the answer together and writes it.
+fn result(context: &Context<'_>, outcome: &Outcome) -> Result<Box<ResultFile>, RunError> {
+    let file = result::result_file(
         &context.spec.job,
         context.scheduler.cluster().kind(),
         context.policies.identities(),
         context.space,
-        &recorder.history(),
-        &outcome,
+        &context.recorder.history(),
+        Findings {
+            chosen: &outcome.chosen,
+            plan: &outcome.plan,
+            check: outcome.check.as_ref(),
+            not_applied: outcome.not_applied.as_deref(),
+            degraded: outcome.degraded,
+        },
     );
     // Choices come from the search space, so that this does not happen; and if it did, a file without them would lie.
-    let result = Box::new(result.ok_or(RunError::Render {
+    let file = Box::new(file.ok_or(RunError::Render {
         name: artifacts::RESULT.to_owned(),
         reason: "a choice names a candidate that does not exist".to_owned(),
     })?);
     if let Some(artifacts) = context.artifacts {
-        artifacts.result(context, &result)?;
+        artifacts.result(context, &file)?;
     }
-    recorder.record(Event::RunFinished { feasible: outcome.feasible() })?;
-    Ok((outcome, result))
+    Ok(file)
 }

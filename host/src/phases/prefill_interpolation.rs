@@ -1,6 +1,7 @@
 //! Phase 4: TTFT of the selected prefill engine against input length.
 
-use super::{Chosen, Context, RunError};
+use super::{Context, RunError};
+use crate::domain::Chosen;
 use crate::domain::{CurveGoal, Goal};
 use crate::run::Phase;
 

@@ -1,6 +1,7 @@
 //! Phase 3: who wins?
 
-use super::{Chosen, Context, RunError};
+use super::{Context, RunError};
+use crate::domain::Chosen;
 use crate::domain::Role;
 use crate::run::{Decision, Event, Phase};
 

@@ -25,6 +25,12 @@ pub enum DirError {
         /// As the user gave it.
         path: PathBuf,
     },
+    /// `--force` on a directory that another process writes to.
+    #[error("another process is writing to {path}")]
+    InUse {
+        /// As the user gave it.
+        path: PathBuf,
+    },
     /// `--resume` on a directory without a journal.
     #[error("nothing to resume in {path}: it holds no {}", super::JOURNAL)]
     NothingToResume {
@@ -51,6 +57,7 @@ impl DirError {
                 Some("--resume goes on with the run in it, --force replaces it, --out names another".to_owned())
             }
             DirError::NothingToResume { .. } => Some("leave --resume out to start a new run".to_owned()),
+            DirError::InUse { .. } => Some("wait for it, or end it; or name another --out".to_owned()),
             DirError::Unusable { .. } => Some("--out names another directory".to_owned()),
             DirError::File { .. } => {
                 Some("what was measured so far is in the journal; --resume goes on once there is room".to_owned())
@@ -103,6 +110,16 @@ fn is_ours(name: &str) -> bool {
     OURS.contains(&name) || candidate("prefill_") || candidate("decode_")
 }
 
+/// Whether a process is writing to the run that is in the directory.
+fn is_locked(dir: &Dir) -> io::Result<bool> {
+    match dir.open(super::JOURNAL)?.into_std().try_lock() {
+        // Given back at once: the file goes away.
+        Ok(()) => Ok(false),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(true),
+        Err(std::fs::TryLockError::Error(error)) => Err(error),
+    }
+}
+
 impl RunDir {
     /// Creates or opens the directory.
     ///
@@ -110,6 +127,9 @@ impl RunDir {
     /// If it cannot be written to, or is not empty and `existing` does not say what then.
     pub fn open(path: &Path, existing: Existing) -> Result<Self, DirError> {
         let unusable = |source| DirError::Unusable { path: path.to_owned(), source };
+        if existing == Existing::Resume && !path.exists() {
+            return Err(DirError::NothingToResume { path: path.to_owned() });
+        }
         std::fs::create_dir_all(path).map_err(unusable)?;
         let dir = Dir::open_ambient_dir(path, ambient_authority()).map_err(unusable)?;
         let names: Vec<String> =
@@ -120,6 +140,9 @@ impl RunDir {
                 return Err(DirError::NothingToResume { path: path.to_owned() });
             }
             Existing::Replace => {
+                if names.iter().any(|name| name == super::JOURNAL) && is_locked(&dir).map_err(unusable)? {
+                    return Err(DirError::InUse { path: path.to_owned() });
+                }
                 for name in names.iter().filter(|name| is_ours(name)) {
                     let removed = if dir.metadata(name).map_err(unusable)?.is_dir() {
                         dir.remove_dir_all(name)
@@ -204,6 +227,9 @@ mod tests {
         std::fs::write(dir.path().join("notes.txt"), "mine").unwrap();
         assert!(matches!(RunDir::open(dir.path(), Existing::Refuse), Err(DirError::NotEmpty { .. })));
         assert!(matches!(RunDir::open(dir.path(), Existing::Resume), Err(DirError::NothingToResume { .. })));
+        let absent = dir.path().join("absent");
+        assert!(matches!(RunDir::open(&absent, Existing::Resume), Err(DirError::NothingToResume { .. })));
+        assert!(!absent.exists());
         RunDir::open(dir.path(), Existing::Replace).unwrap();
     }
 

@@ -187,6 +187,13 @@ pub enum Event {
         /// For a person: what came out.
         summary: String,
     },
+    /// A phase that was asked for does not happen.
+    PhaseSkipped {
+        /// Which.
+        phase: Phase,
+        /// Why, for a person.
+        reason: String,
+    },
     /// Last record of a journal whose run came to its end.
     RunFinished {
         /// Whether there is a deployment that meets the SLA.

@@ -7,7 +7,7 @@ use std::fs::{File, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 
 use super::dir::{DirError, RunDir};
-use super::event::{Event, Record, RunStarted};
+use super::event::{Event, JOURNAL_FORMAT, Record, RunStarted};
 
 /// The journal's file name.
 pub const JOURNAL: &str = "journal.jsonl";
@@ -43,6 +43,14 @@ pub enum JournalError {
         /// What is wrong.
         reason: String,
     },
+    /// It has another format.
+    #[error("{path} has format {format}, this program writes format {JOURNAL_FORMAT}")]
+    OtherFormat {
+        /// The journal.
+        path: String,
+        /// What it says.
+        format: u64,
+    },
     /// The run in the directory is another one.
     #[error("the run in {path} was started for another job, with other plugins or another version of the program")]
     OtherRun {
@@ -57,6 +65,9 @@ impl JournalError {
         match self {
             JournalError::Dir(error) => error.hint(),
             JournalError::Locked { .. } => Some("wait for it, or end it; or name another --out".to_owned()),
+            JournalError::OtherFormat { .. } => {
+                Some("go on with the version of the program that wrote it, or start anew with --force".to_owned())
+            }
             JournalError::Damaged { .. } => Some("start again with --force, or in another --out".to_owned()),
             JournalError::OtherRun { .. } => {
                 Some("give the same job and plugins again, or start anew with --force".to_owned())
@@ -70,6 +81,10 @@ impl JournalError {
 pub struct Journal {
     file: File,
     dir: RunDir,
+    /// Length of the records that are whole.
+    good_bytes: u64,
+    /// A record could not be written whole, nor what there is of it be cut off.
+    torn: bool,
     next_seq: u64,
     durability: Durability,
 }
@@ -91,6 +106,9 @@ impl Journal {
         let mut bytes = Vec::new();
         file.seek(SeekFrom::Start(0)).map_err(io_error)?;
         file.read_to_end(&mut bytes).map_err(io_error)?;
+        if let Some(format) = format_of(&bytes).filter(|format| *format != u64::from(JOURNAL_FORMAT)) {
+            return Err(JournalError::OtherFormat { path: path(), format });
+        }
         let (records, good_bytes) =
             parse(&bytes).map_err(|(line, reason)| JournalError::Damaged { path: path(), line, reason })?;
         if good_bytes < bytes.len() {
@@ -98,26 +116,65 @@ impl Journal {
             file.set_len(good_bytes as u64).map_err(io_error)?;
         }
         let next_seq = records.last().map_or(0, |record| record.seq + 1);
-        Ok((Self { file, dir: dir.clone(), next_seq, durability }, records))
+        let journal = Self { file, dir: dir.clone(), good_bytes: good_bytes as u64, torn: false, next_seq, durability };
+        Ok((journal, records))
     }
 
     /// Appends one record.
     ///
     /// # Errors
-    /// If the disk does not take it.
+    /// If the disk does not take it. Then the journal ends with the record before.
     pub fn append(&mut self, at_s: f64, event: Event) -> Result<Record, JournalError> {
         let record = Record { seq: self.next_seq, at_s, event };
         let line = render(&record).map_err(|source| self.dir.file_error("write", JOURNAL, source.into()))?;
-        self.file
-            .write_all(line.as_bytes())
-            .and_then(|()| match self.durability {
-                Durability::Flush => Ok(()),
-                Durability::Sync => self.file.sync_data(),
-            })
-            .map_err(|source| self.dir.file_error("write", JOURNAL, source))?;
+        if self.torn {
+            // Behind half a record nothing could be read back.
+            let source = io::Error::other("an earlier record could not be written whole");
+            return Err(self.dir.file_error("write", JOURNAL, source).into());
+        }
+        let written = self.file.write_all(line.as_bytes()).and_then(|()| match self.durability {
+            Durability::Flush => Ok(()),
+            Durability::Sync => self.file.sync_data(),
+        });
+        if let Err(source) = written {
+            self.torn = self.file.set_len(self.good_bytes).is_err();
+            return Err(self.dir.file_error("write", JOURNAL, source).into());
+        }
+        self.good_bytes += line.len() as u64;
         self.next_seq += 1;
         Ok(record)
     }
+}
+
+/// GPUs times seconds that engines were held by the run that ended with these records. An engine that nobody released
+/// was held to the end.
+pub fn gpu_seconds(records: &[Record]) -> f64 {
+    let Some(started) = started(records) else { return 0.0 };
+    let gpus = |id: u32| started.candidates.get(id as usize).map_or(0.0, |c| f64::from(c.gpus()));
+    let mut since_s = std::collections::BTreeMap::new();
+    let mut sum = 0.0;
+    for record in records {
+        match &record.event {
+            Event::Launching { candidate } => {
+                since_s.insert(*candidate, record.at_s);
+            }
+            Event::Released { candidate } => {
+                sum += since_s.remove(candidate).map_or(0.0, |start| gpus(*candidate) * (record.at_s - start));
+            }
+            Event::Failed { failure, .. } if failure.probe.is_none() => {
+                let start = since_s.remove(&failure.candidate);
+                sum += start.map_or(0.0, |start| gpus(failure.candidate) * (record.at_s - start));
+            }
+            // Whatever ran when the program ended is gone.
+            Event::Resumed { .. } => {
+                sum += since_s.iter().map(|(id, start)| gpus(*id) * (record.at_s - start)).sum::<f64>();
+                since_s.clear();
+            }
+            _ => {}
+        }
+    }
+    let end_s = records.last().map_or(0.0, |record| record.at_s);
+    sum + since_s.iter().map(|(id, start)| gpus(*id) * (end_s - start)).sum::<f64>()
 }
 
 /// The first record's content, where the journal is one of ours.
@@ -144,6 +201,13 @@ fn parse_line(line: &str) -> Result<Record, String> {
         return Err("the checksum does not fit".to_owned());
     }
     serde_json::from_str(&format!("{body}}}")).map_err(|error| error.to_string())
+}
+
+/// The format that the first record names, whatever else is in it: records of another format may not even parse.
+fn format_of(bytes: &[u8]) -> Option<u64> {
+    let first = bytes.split(|&byte| byte == b'\n').next()?;
+    let record: serde_json::Value = serde_json::from_slice(first).ok()?;
+    record.pointer("/event/run_started/format")?.as_u64()
 }
 
 /// Records and the number of bytes that hold them; a broken last line is not an error.

@@ -203,8 +203,12 @@ impl StatColumns {
 impl Measurements {
     /// All rows, in the order of measuring.
     pub fn rows(&self) -> impl Iterator<Item = Measurement> + '_ {
-        self.candidate.iter().enumerate().map(|(row, &candidate)| Measurement {
-            candidate,
+        (0..self.candidate.len()).map(|row| self.row(row))
+    }
+
+    fn row(&self, row: usize) -> Measurement {
+        Measurement {
+            candidate: at(&self.candidate, row, u32::MAX),
             isl: at(&self.isl, row, 0),
             osl: at(&self.osl, row, 0),
             concurrency: at(&self.concurrency, row, 0),
@@ -217,12 +221,14 @@ impl Measurements {
             input_tokens_per_second_per_gpu: number(&self.input_tokens_per_second_per_gpu, row).unwrap_or(0.0),
             output_tokens_per_second_per_gpu: number(&self.output_tokens_per_second_per_gpu, row).unwrap_or(0.0),
             kv_usage: at(&self.kv_usage, row, f64::NAN),
-        })
+        }
     }
 
     /// The rows of one candidate.
     pub fn of(&self, candidate: u32) -> impl Iterator<Item = Measurement> + '_ {
-        self.rows().filter(move |m| m.candidate == candidate)
+        // Looks at one column and puts only those rows together: a policy asks for every candidate.
+        let rows = self.candidate.iter().enumerate().filter(move |(_, c)| **c == candidate);
+        rows.map(|(row, _)| self.row(row))
     }
 
     /// Appends a row.
@@ -271,12 +277,16 @@ impl FromIterator<Measurement> for Measurements {
 impl EngineFacts {
     /// All rows, in the order of launching.
     pub fn rows(&self) -> impl Iterator<Item = Facts> + '_ {
-        self.candidate.iter().enumerate().map(|(row, &candidate)| Facts {
-            candidate,
+        (0..self.candidate.len()).map(|row| self.row(row))
+    }
+
+    fn row(&self, row: usize) -> Facts {
+        Facts {
+            candidate: at(&self.candidate, row, u32::MAX),
             kv_tokens: at(&self.kv_tokens, row, 0),
             max_running: at(&self.max_running, row, 0),
             launch_seconds: at(&self.launch_seconds, row, f64::NAN),
-        })
+        }
     }
 
     /// Appends a row.
@@ -331,7 +341,7 @@ impl History {
 
     /// What the candidate's engine said of itself, if it ever ran.
     pub fn facts_of(&self, candidate: u32) -> Option<Facts> {
-        self.facts.rows().find(|f| f.candidate == candidate)
+        self.facts.candidate.iter().position(|c| *c == candidate).map(|row| self.facts.row(row))
     }
 
     /// Why the candidate's engine as a whole is out of the question, if it is.

@@ -4,9 +4,7 @@
 //! `planner-sla` plans with (`sla_profiler_plugin::sizing`), so that the plan will need the GPUs that the choice was made
 //! by. Without a demand, the pair that serves the greatest rate within the GPU budget wins, which is the same question.
 
-use std::collections::BTreeMap;
-
-use sla_profiler_plugin::sizing::{DecodeEngine, Deployment, MAX_UTILIZATION, PrefillEngine, Sizing};
+use sla_profiler_plugin::sizing::{DecodeEngine, Deployment, Known, MAX_UTILIZATION, PrefillEngine, Sizing};
 use sla_profiler_plugin::text::figure;
 use sla_profiler_plugin::{
     About, Candidate, Candidates, Choice, Demand, Error, History, Job, Measurement, Role, Selection, SelectionPolicy,
@@ -66,7 +64,16 @@ impl SelectionPolicy for SelectCost {
     }
 }
 
-/// Every pair that can be deployed; without a demand, only those that may be the best one of either of their candidates.
+/// How many partners of a candidate are sized, at most and at least. The rest are worse by an estimate that is wrong by
+/// parts of an engine.
+const PARTNERS: (usize, usize) = (8, 2);
+
+/// How many pairs are sized, unless that were fewer than the least number of partners: bounds the work.
+const PAIRS: usize = 400;
+
+/// Each candidate with its most promising partners, sized.
+///
+/// Sizing every pair would take the product of both roles' candidates, at a million instructions and more for each.
 fn pairs<'a>(
     job: &Job,
     demand: &Demand,
@@ -75,39 +82,59 @@ fn pairs<'a>(
     max_utilization: f64,
 ) -> Vec<Pair<'a>> {
     let total_gpus = job.hardware.total_gpus;
-    // What the budget would serve if engines could be cut to size and nobody waited.
-    let bound = |p: &PrefillOption<'_>, d: &DecodeOption<'_>| {
-        let (p, d) = (&p.engine, &d.engine);
-        f64::from(total_gpus) / (f64::from(p.gpus) / p.saturation(1) + f64::from(d.gpus) / d.saturation(1))
+    let sizing = |p: &PrefillOption<'_>, d: &DecodeOption<'_>| {
+        let (prefill, decode) = (p.engine.clone(), d.engine.clone());
+        Sizing::new(prefill, decode, &job.sla, max_utilization, d.candidate.attention_dp).sharing(&p.known, &d.known)
     };
-    let mut options: Vec<_> = prefill.iter().flat_map(|p| decode.iter().map(move |d| (p, d))).collect();
-    options.sort_by(|a, b| bound(b.0, b.1).total_cmp(&bound(a.0, a.1)));
-    let mut best: BTreeMap<u32, f64> = BTreeMap::new();
+    let mut estimates = Vec::new();
+    for (i, p) in prefill.iter().enumerate() {
+        for (j, d) in decode.iter().enumerate() {
+            estimates.push((estimate(job, demand, p, d, &sizing(p, d)), i, j));
+        }
+    }
+    estimates.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let most_partners = (PAIRS / (prefill.len() + decode.len()).max(1)).clamp(PARTNERS.1, PARTNERS.0);
+    let mut partners = (vec![0; prefill.len()], vec![0; decode.len()]);
     let mut pairs = Vec::new();
-    for (p, d) in options {
-        let ids = [p.candidate.id, d.candidate.id];
-        let is_beaten = |id: &u32| best.get(id).is_some_and(|rate| *rate > bound(p, d));
-        if matches!(demand, Demand::Budget) && ids.iter().all(is_beaten) {
+    for (_, i, j) in estimates {
+        let (Some(p), Some(d)) = (prefill.get(i), decode.get(j)) else { continue };
+        let (Some(of_p), Some(of_d)) = (partners.0.get_mut(i), partners.1.get_mut(j)) else { continue };
+        if *of_p >= most_partners && *of_d >= most_partners {
             continue;
         }
-        let (prefill, decode) = (p.engine.clone(), d.engine.clone());
-        let sizing = Sizing::new(prefill, decode, &job.sla, max_utilization, d.candidate.attention_dp);
+        (*of_p, *of_d) = (*of_p + 1, *of_d + 1);
+        let sizing = sizing(p, d);
         let Some(deployment) = sizing.deployment(demand, total_gpus) else { continue };
-        if sizing.out_of_reach().is_empty() {
-            for id in ids {
-                let rate = best.entry(id).or_insert(0.0);
-                *rate = rate.max(deployment.requests_per_second);
-            }
-        }
         pairs.push(Pair { prefill: p, decode: d, sizing, deployment });
     }
     pairs
+}
+
+/// The smaller, the sooner a pair is looked at: GPUs for the demand; where it is not a rate, or the budget does not reach,
+/// GPUs for each request per second if engines were divisible. Pairs that miss a target come last.
+fn estimate(job: &Job, demand: &Demand, p: &PrefillOption<'_>, d: &DecodeOption<'_>, sizing: &Sizing) -> f64 {
+    let total = job.hardware.total_gpus;
+    let late = if sizing.out_of_reach().is_empty() { 0.0 } else { 1e12 };
+    if job.sla.e2e_ms.is_some() {
+        // What engines could do at most: with a target for both roles, what they do depends on the partner.
+        let gpus = |gpus: u32, saturation: f64| f64::from(gpus) / saturation;
+        return late + gpus(p.engine.gpus, p.engine.saturation(1)) + gpus(d.engine.gpus, d.engine.saturation(1));
+    }
+    let per_request = sizing.gpus_per_request(Role::Prefill, total) + sizing.gpus_per_request(Role::Decode, total);
+    match demand {
+        Demand::RequestsPerSecond(rate) => match sizing.replicas(*rate).map(|replicas| sizing.gpus(replicas)) {
+            Some(gpus) if gpus <= total => late + f64::from(gpus) + per_request / (1.0 + per_request),
+            _ => late + f64::from(total) + 1.0 + per_request,
+        },
+        Demand::Concurrency(_) | Demand::Budget => late + per_request,
+    }
 }
 
 /// A prefill candidate that was measured.
 struct PrefillOption<'a> {
     candidate: Candidate<'a>,
     engine: PrefillEngine,
+    known: Known,
     concurrency: u32,
 }
 
@@ -115,6 +142,7 @@ struct PrefillOption<'a> {
 struct DecodeOption<'a> {
     candidate: Candidate<'a>,
     engine: DecodeEngine,
+    known: Known,
     measured: Vec<Measurement>,
     full: bool,
 }
@@ -123,7 +151,7 @@ fn prefill_option<'a>(job: &Job, candidate: Candidate<'a>, history: &History) ->
     let rows = || history.measurements.of(candidate.id);
     let engine = PrefillEngine::from_measurements(rows(), job.workload.isl, candidate.attention_dp, candidate.gpus)?;
     let concurrency = rows().filter(|m| m.ttft_ms.is_some()).map(|m| m.concurrency).min()?;
-    Some(PrefillOption { candidate, engine, concurrency })
+    Some(PrefillOption { candidate, engine, known: Known::default(), concurrency })
 }
 
 fn decode_option<'a>(job: &Job, candidate: Candidate<'a>, history: &History) -> Option<DecodeOption<'a>> {
@@ -141,7 +169,7 @@ fn decode_option<'a>(job: &Job, candidate: Candidate<'a>, history: &History) -> 
     )?;
     let context = f64::from(job.workload.isl) + f64::from(job.workload.osl) / 2.0;
     let full = (f64::from(engine.limit()) + 1.0) * context > f64::from(kv_tokens);
-    Some(DecodeOption { candidate, engine, measured, full })
+    Some(DecodeOption { candidate, engine, known: Known::default(), measured, full })
 }
 
 /// A prefill and a decode candidate, sized for the demand.

@@ -6,8 +6,7 @@
 
 use sla_profiler_plugin::text::figure;
 use sla_profiler_plugin::{
-    About, Candidates, Choice, Demand, Error, History, Job, Measurement, Role, Selection, SelectionPolicy, Settings,
-    best_per_candidate,
+    About, Candidates, Choice, Demand, Error, History, Job, Role, Selection, SelectionPolicy, Settings, best_standing,
 };
 
 /// The policy.
@@ -27,8 +26,11 @@ impl SelectionPolicy for SelectThroughput {
         let prefill = points(job, Role::Prefill, candidates, history);
         let decode = points(job, Role::Decode, candidates, history);
         let (prefill_ranking, decode_ranking) = match job.sla.e2e_ms {
-            Some(limit_ms) => by_pair(job, limit_ms, &prefill, &decode),
-            None => (by_role(job, Role::Prefill, &prefill), by_role(job, Role::Decode, &decode)),
+            Some(limit_ms) => by_pair(job, limit_ms, &prefill, &decode, history),
+            None => {
+                let by_role = |role, points: &[Point<'_>]| by_role(job, role, points, history);
+                (by_role(Role::Prefill, &prefill), by_role(Role::Decode, &decode))
+            }
         };
         let mut notes = Vec::new();
         notes.extend(note(job, Role::Prefill, &prefill_ranking, &prefill));
@@ -51,19 +53,20 @@ impl SelectionPolicy for SelectThroughput {
 struct Point<'a> {
     label: &'a str,
     gpus: u32,
-    measured: Measurement,
+    attention_dp: u32,
+    candidate: u32,
+    concurrency: u32,
+    samples: u32,
     /// In the SLA's statistic.
     latency_ms: f64,
     /// Half of the mean's confidence interval, as a fraction; 0 where it is not known.
     relative_error: f64,
     tokens_per_second_per_gpu: f64,
     requests_per_second_per_gpu: f64,
-    /// What keeps the candidate from more load than this.
-    ceiling: &'static str,
 }
 
-/// All points of a role at the job's lengths, smaller engines first. Of a point that was looked at twice, the look with
-/// more samples counts.
+/// All points of a role at the job's lengths, smaller engines first, a candidate's points together and by load. Of a
+/// point that was looked at twice, the look with more samples counts.
 fn points<'a>(job: &Job, role: Role, candidates: &'a Candidates, history: &History) -> Vec<Point<'a>> {
     let mut points: Vec<Point<'a>> = Vec::new();
     for measured in history.measurements.rows() {
@@ -77,88 +80,88 @@ fn points<'a>(job: &Job, role: Role, candidates: &'a Candidates, history: &Histo
             Role::Prefill => measured.isl,
             Role::Decode => measured.osl,
         };
-        let point = Point {
+        points.push(Point {
             label: candidate.label,
             gpus: candidate.gpus,
-            measured,
+            attention_dp: candidate.attention_dp,
+            candidate: candidate.id,
+            concurrency: measured.concurrency,
+            samples: measured.samples,
             latency_ms: latency.target,
             relative_error: latency.relative_error().unwrap_or(0.0),
             tokens_per_second_per_gpu,
             requests_per_second_per_gpu: tokens_per_second_per_gpu / f64::from(tokens_per_request.max(1)),
-            ceiling: ceiling(role, &measured, candidate.attention_dp, history),
-        };
-        let same = |p: &&mut Point<'_>| {
-            (p.measured.candidate, p.measured.concurrency) == (measured.candidate, measured.concurrency)
-        };
-        match points.iter_mut().find(same) {
-            Some(earlier) if earlier.measured.samples <= measured.samples => *earlier = point,
-            Some(_) => {}
-            None => points.push(point),
-        }
+        });
     }
-    points.sort_by_key(|p| (p.gpus, p.measured.candidate, p.measured.concurrency));
+    points.sort_by_key(|p| (p.gpus, p.candidate, p.concurrency));
+    points.dedup_by(|later, kept| {
+        let same = (later.candidate, later.concurrency) == (kept.candidate, kept.concurrency);
+        if same && kept.samples <= later.samples {
+            std::mem::swap(later, kept);
+        }
+        same
+    });
     points
 }
 
-/// `kv-cache` where one more request per rank would not fit.
-fn ceiling(role: Role, at: &Measurement, attention_dp: u32, history: &History) -> &'static str {
-    let per_request = f64::from(at.isl) + f64::from(at.osl);
-    let more = f64::from(at.concurrency) + f64::from(attention_dp);
-    let full = history.facts_of(at.candidate).is_some_and(|f| more * per_request > f64::from(f.kv_tokens));
-    if role == Role::Decode && full { "kv-cache" } else { "" }
+/// What keeps the candidate from more load than this: `kv-cache` where one more request per rank would not fit.
+fn ceiling(job: &Job, role: Role, at: &Point<'_>, history: &History) -> &'static str {
+    let per_request = f64::from(job.workload.isl) + f64::from(job.workload.osl);
+    let more = f64::from(at.concurrency) + f64::from(at.attention_dp);
+    let full = || history.facts_of(at.candidate).is_some_and(|f| more * per_request > f64::from(f.kv_tokens));
+    if role == Role::Decode && full() { "kv-cache" } else { "" }
 }
 
 /// Each role by its own target.
-fn by_role(job: &Job, role: Role, points: &[Point<'_>]) -> Vec<Choice> {
+fn by_role(job: &Job, role: Role, points: &[Point<'_>], history: &History) -> Vec<Choice> {
     let (latency, target) = names(role);
     let limit_ms = job.sla.limit_ms(role);
     let meets = |p: &Point<'_>| limit_ms.is_none_or(|limit| p.latency_ms <= limit);
-    let choice = |p: &Point<'_>| {
+    let score = |p: &Point<'_>| if meets(p) { p.tokens_per_second_per_gpu } else { -p.latency_ms };
+    let ranking = best_standing(points.iter().enumerate(), |(_, p)| (p.candidate, meets(p), score(p)));
+    let winner = ranking.first().map(|(_, first)| *first).filter(|first| meets(first));
+    let limit_text = limit_ms.map(figure);
+    let choice = |(place, p): (usize, &Point<'_>)| {
         let meets_sla = meets(p);
-        let next_misses = |other: &Point<'_>| {
-            let (a, b) = (&p.measured, &other.measured);
-            a.candidate == b.candidate && b.concurrency > a.concurrency && !meets(other)
-        };
+        let more_load = points.iter().skip(place + 1).take_while(|o| o.candidate == p.candidate);
         let binding = match meets_sla {
             false => target,
-            true if points.iter().any(next_misses) => target,
-            true => p.ceiling,
+            true if more_load.into_iter().any(|more| !meets(more)) => target,
+            true => ceiling(job, role, p, history),
         };
-        Choice {
-            candidate: p.measured.candidate,
-            concurrency: p.measured.concurrency,
-            meets_sla,
-            score: if meets_sla { p.tokens_per_second_per_gpu } else { -p.latency_ms },
-            reason: String::new(),
-            binding: binding.to_owned(),
-        }
-    };
-    let mut ranking = best_per_candidate(points.iter().map(choice));
-    let of = |choice: &Choice| {
-        points.iter().find(|p| (p.measured.candidate, p.measured.concurrency) == (choice.candidate, choice.concurrency))
-    };
-    let winner = ranking.first().filter(|first| first.meets_sla).and_then(of);
-    for choice in &mut ranking {
-        let (Some(point), limit) = (of(choice), limit_ms.map(figure)) else { continue };
-        choice.reason = match (winner, limit) {
-            (_, Some(limit)) if !choice.meets_sla => {
-                format!("{latency} {} ms, over the SLA of {limit} ms", figure(point.latency_ms))
+        let reason = match (winner, &limit_text) {
+            (_, Some(limit)) if !meets_sla => {
+                format!("{latency} {} ms, over the SLA of {limit} ms", figure(p.latency_ms))
             }
-            (Some(winner), _) if winner.measured.candidate != choice.candidate => {
-                let less = 1.0 - point.tokens_per_second_per_gpu / winner.tokens_per_second_per_gpu;
+            (Some(winner), _) if winner.candidate != p.candidate => {
+                let less = 1.0 - p.tokens_per_second_per_gpu / winner.tokens_per_second_per_gpu;
                 format!("{:.0} % less throughput per GPU than {}", less * 100.0, winner.label)
             }
             (_, Some(limit)) => format!("highest throughput per GPU with {latency} within {limit} ms"),
             (_, None) => "highest throughput per GPU".to_owned(),
         };
-    }
-    ranking
+        Choice {
+            candidate: p.candidate,
+            concurrency: p.concurrency,
+            meets_sla,
+            score: score(p),
+            reason,
+            binding: binding.to_owned(),
+        }
+    };
+    ranking.into_iter().map(choice).collect()
 }
 
 /// Both roles by the whole answer's target: TTFT + ITL · (OSL − 1). A role's candidate is as good as the best pair that
 /// it is part of, in requests per second and GPU of the pair: 1 / (1/p + 1/d), as many GPUs of each role as it takes for
 /// both to keep up.
-fn by_pair(job: &Job, limit_ms: f64, prefill: &[Point<'_>], decode: &[Point<'_>]) -> (Vec<Choice>, Vec<Choice>) {
+fn by_pair(
+    job: &Job,
+    limit_ms: f64,
+    prefill: &[Point<'_>],
+    decode: &[Point<'_>],
+    history: &History,
+) -> (Vec<Choice>, Vec<Choice>) {
     let tokens = f64::from(job.workload.osl.saturating_sub(1));
     let rank = |mine: &[Point<'_>], others: &[Point<'_>], role: Role| {
         let other_role = if role == Role::Prefill { "decode" } else { "prefill" };
@@ -166,25 +169,37 @@ fn by_pair(job: &Job, limit_ms: f64, prefill: &[Point<'_>], decode: &[Point<'_>]
             Role::Prefill => a.latency_ms + b.latency_ms * tokens,
             Role::Decode => b.latency_ms + a.latency_ms * tokens,
         };
-        let pairs = mine.iter().flat_map(|a| others.iter().map(move |b| (a, b)));
-        best_per_candidate(pairs.map(|(a, b)| {
+        let rate = |a: &Point<'_>, b: &Point<'_>| {
+            1.0 / (1.0 / a.requests_per_second_per_gpu + 1.0 / b.requests_per_second_per_gpu)
+        };
+        let standing = |a: &Point<'_>, b: &Point<'_>| {
             let e2e_ms = e2e_ms(a, b);
             let meets_sla = e2e_ms <= limit_ms;
-            let rate = 1.0 / (1.0 / a.requests_per_second_per_gpu + 1.0 / b.requests_per_second_per_gpu);
+            (a.candidate, meets_sla, if meets_sla { rate(a, b) } else { -e2e_ms })
+        };
+        // Each with its best partner first: there are many more pairs than anyone wants to sort.
+        let with_partner = mine.iter().filter_map(|a| {
+            let partners = best_standing(others, |b| (0, standing(a, b).1, standing(a, b).2));
+            Some((a, *partners.first()?))
+        });
+        let ranking = best_standing(with_partner, |(a, b)| standing(a, b));
+        let choice = |(a, b): (&Point<'_>, &Point<'_>)| {
+            let (candidate, meets_sla, score) = standing(a, b);
             let verdict = if meets_sla { "SLA" } else { "over the SLA of" };
-            let (rate_text, e2e_text, limit_text) = (figure(rate), figure(e2e_ms), figure(limit_ms));
-            let partner = format!("{other_role} {} at {}", b.label, b.measured.concurrency);
+            let (rate_text, e2e_text, limit_text) = (figure(rate(a, b)), figure(e2e_ms(a, b)), figure(limit_ms));
+            let partner = format!("{other_role} {} at {}", b.label, b.concurrency);
             Choice {
-                candidate: a.measured.candidate,
-                concurrency: a.measured.concurrency,
+                candidate,
+                concurrency: a.concurrency,
                 meets_sla,
-                score: if meets_sla { rate } else { -e2e_ms },
+                score,
                 reason: format!(
                     "{rate_text} requests/s/GPU and E2E {e2e_text} ms with {partner} ({verdict} {limit_text} ms)"
                 ),
-                binding: if meets_sla { a.ceiling } else { "e2e" }.to_owned(),
+                binding: if meets_sla { ceiling(job, role, a, history) } else { "e2e" }.to_owned(),
             }
-        }))
+        };
+        ranking.into_iter().map(choice).collect()
     };
     (rank(prefill, decode, Role::Prefill), rank(decode, prefill, Role::Decode))
 }
@@ -205,7 +220,7 @@ fn note(job: &Job, role: Role, ranking: &[Choice], points: &[Point<'_>]) -> Opti
         ));
     }
     let of = |choice: &Choice| {
-        points.iter().find(|p| (p.measured.candidate, p.measured.concurrency) == (choice.candidate, choice.concurrency))
+        points.iter().find(|p| (p.candidate, p.concurrency) == (choice.candidate, choice.concurrency))
     };
     let second = rest.first().filter(|second| second.meets_sla)?;
     let (a, b) = (of(first)?, of(second)?);

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 use sla_profiler_plugin::testing::{candidate, decode_point, job, prefill_point};
-use sla_profiler_plugin::{Facts, Measurements, Stat};
+use sla_profiler_plugin::{Facts, Measurement, Measurements, Stat};
 
 use super::*;
 

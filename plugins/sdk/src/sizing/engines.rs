@@ -3,6 +3,7 @@
 use super::curve::Curve;
 use crate::queueing::{DeterministicQueue, InFlight, normal_quantile};
 use crate::{Measurement, Workload};
+use std::rc::Rc;
 
 /// Quantiles of waits and of swings are taken this much larger than computed: as far as they were seen to be too small
 /// in simulated deployments (`planner-sla`'s tests). A deployment with one engine too few breaks a promise; one too many
@@ -91,7 +92,9 @@ pub struct DecodeEngine {
     /// Output tokens of a request.
     pub osl: u32,
     /// ITL with 1, 2, … requests in flight; as long as it makes sense to run more. Never empty.
-    itl: Vec<Latency>,
+    itl: Rc<[Latency]>,
+    /// How many of them count.
+    limit: usize,
 }
 
 /// More requests than any engine runs; bounds memory and time.
@@ -140,17 +143,21 @@ impl DecodeEngine {
         // A hair of tolerance, so that a flat end of the curve counts as far as it goes.
         let useful = itl.iter().enumerate().rposition(|p| throughput(p) >= best * (1.0 - 1e-9))?;
         itl.truncate(useful + 1);
-        Some(Self { gpus, osl: workload.osl.max(1), itl })
+        Some(Self { gpus, osl: workload.osl.max(1), limit: itl.len(), itl: itl.into() })
     }
 
     /// Most requests that one engine runs at once.
     pub fn limit(&self) -> u32 {
-        self.itl.len() as u32
+        self.limit as u32
+    }
+
+    fn curve(&self) -> &[Latency] {
+        self.itl.get(..self.limit).unwrap_or_default()
     }
 
     /// No more than this many requests at once, and one at least.
     pub fn bounded(mut self, requests: u32) -> Self {
-        self.itl.truncate(requests.max(1) as usize);
+        self.limit = self.limit.min(requests.max(1) as usize);
         self
     }
 
@@ -161,8 +168,9 @@ impl DecodeEngine {
 
     /// ITL at a load per engine; straight between whole numbers.
     pub fn itl_at(&self, requests: f64) -> Latency {
-        let below = (requests.max(1.0) as usize).min(self.itl.len());
-        let (a, b) = (self.itl.get(below - 1), self.itl.get(below));
+        let curve = self.curve();
+        let below = (requests.max(1.0) as usize).min(curve.len());
+        let (a, b) = (curve.get(below - 1), curve.get(below));
         match (a, b) {
             (Some(a), Some(b)) => {
                 let part = (requests - below as f64).clamp(0.0, 1.0);
@@ -176,9 +184,23 @@ impl DecodeEngine {
         }
     }
 
+    /// The mean of [`itl_at`](Self::itl_at): asked for thousands of times in every look at a pool.
+    fn mean_itl_at(&self, requests: f64) -> f64 {
+        let curve = self.curve();
+        let below = (requests.max(1.0) as usize).min(curve.len());
+        match (curve.get(below - 1), curve.get(below)) {
+            (Some(a), Some(b)) => {
+                let part = (requests - below as f64).clamp(0.0, 1.0);
+                a.mean_ms + (b.mean_ms - a.mean_ms) * part
+            }
+            (Some(only), None) => only.mean_ms,
+            (None, _) => f64::INFINITY,
+        }
+    }
+
     /// Requests per second that `engines` of them complete when always full.
     pub fn saturation(&self, engines: u32) -> f64 {
-        let full = self.itl.last().map_or(f64::INFINITY, |l| l.mean_ms);
+        let full = self.curve().last().map_or(f64::INFINITY, |l| l.mean_ms);
         f64::from(engines) * f64::from(self.limit()) / (f64::from(self.osl) * full) * 1e3
     }
 
@@ -186,7 +208,7 @@ impl DecodeEngine {
     pub fn itl(&self, engines: u32, requests_per_second: f64, quantile: Option<f64>) -> (Latency, f64) {
         let n = f64::from(engines);
         let tokens = f64::from(self.osl);
-        let duration = |in_flight: f64| tokens * self.itl_at(in_flight / n).mean_ms;
+        let duration = |in_flight: f64| tokens * self.mean_itl_at(in_flight / n);
         let places = self.limit().saturating_mul(engines);
         let Some(pool) = InFlight::new(requests_per_second / 1e3, places, duration) else {
             return (Latency::NEVER, f64::INFINITY);

@@ -11,10 +11,47 @@ mod engines;
 pub use curve::Curve;
 pub use engines::{DecodeEngine, Latency, PrefillEngine};
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
 use crate::{Demand, Role, Sla};
 
 /// Highest load per server that counts as sustainable, unless the user says otherwise.
 pub const MAX_UTILIZATION: f64 = 0.95;
+
+/// What was computed about one engine. Unless an end-to-end target couples the roles it holds whatever the other engine
+/// is, so that many [`Sizing`]s may share it: [`Sizing::sharing`].
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Known(Rc<RefCell<KnownTables>>);
+
+#[derive(Debug, Default, PartialEq)]
+struct KnownTables {
+    /// By the number of engines.
+    capacity: BTreeMap<u32, f64>,
+    /// By the bits of the rate.
+    fewest: BTreeMap<u64, Option<u32>>,
+}
+
+impl Known {
+    fn capacity(&self, engines: u32, compute: impl FnOnce() -> f64) -> f64 {
+        let known = self.0.borrow().capacity.get(&engines).copied();
+        known.unwrap_or_else(|| {
+            let capacity = compute();
+            self.0.borrow_mut().capacity.insert(engines, capacity);
+            capacity
+        })
+    }
+
+    fn fewest(&self, rate: f64, compute: impl FnOnce() -> Option<u32>) -> Option<u32> {
+        let known = self.0.borrow().fewest.get(&rate.to_bits()).copied();
+        known.unwrap_or_else(|| {
+            let fewest = compute();
+            self.0.borrow_mut().fewest.insert(rate.to_bits(), fewest);
+            fewest
+        })
+    }
+}
 
 /// The two engines and what is asked of them.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +64,8 @@ pub struct Sizing {
     quantile: Option<f64>,
     max_utilization: f64,
     out_of_reach: Vec<&'static str>,
+    known_prefill: Known,
+    known_decode: Known,
 }
 
 /// Engines of each role.
@@ -83,6 +122,8 @@ impl Sizing {
             quantile: sla.quantile,
             max_utilization,
             out_of_reach: Vec::new(),
+            known_prefill: Known::default(),
+            known_decode: Known::default(),
         };
         let (ttft, itl) = (sizing.prefill.service.target_ms, sizing.decode.alone().target_ms);
         if sizing.ttft_ms.is_some_and(|limit| ttft > limit) {
@@ -101,6 +142,15 @@ impl Sizing {
             sizing.decode = sizing.decode.bounded(operating_concurrency);
         }
         sizing
+    }
+
+    /// The same with what is known about the two engines from other pairs that they are part of, under the same SLA,
+    /// utilisation and operating concurrency.
+    pub fn sharing(mut self, prefill: &Known, decode: &Known) -> Self {
+        if self.e2e_ms.is_none() && !self.out_of_reach.contains(&"e2e") {
+            (self.known_prefill, self.known_decode) = (prefill.clone(), decode.clone());
+        }
+        self
     }
 
     /// Targets that no number of these engines meets: `ttft`, `itl`, `e2e`.
@@ -170,24 +220,32 @@ impl Sizing {
 
     /// Requests per second that so many engines serve within the SLA.
     pub fn capacity(&self, replicas: Replicas) -> f64 {
+        if self.e2e_ms.is_none() {
+            let prefill = self.role_capacity(Role::Prefill, replicas.prefill);
+            return prefill.min(self.role_capacity(Role::Decode, replicas.decode));
+        }
         let most = self.prefill.saturation(replicas.prefill).min(self.decode.saturation(replicas.decode));
         greatest(most, |rate| self.keeps_up(replicas, rate))
     }
 
     /// The same for one role by itself, as if the other had engines to spare.
     pub fn role_capacity(&self, role: Role, engines: u32) -> f64 {
+        // Each target as what is left of it at a rate.
+        let left = |limit: Option<f64>, ms: f64| limit.map_or(f64::INFINITY, |limit| (limit - ms) / limit);
         match role {
-            Role::Prefill => greatest(self.prefill.saturation(engines), |rate| {
-                self.prefill_keeps_up(engines, rate) && {
-                    let ttft = self.prefill.ttft(engines, rate, self.quantile);
-                    self.answers_in_time(ttft.target_ms, self.decode.alone().target_ms)
-                }
+            Role::Prefill => self.known_prefill.capacity(engines, || {
+                greatest_with(self.prefill.saturation(engines) * self.max_utilization, |rate| {
+                    let ttft = self.prefill.ttft(engines, rate, self.quantile).target_ms;
+                    let e2e = ttft + self.decode.alone().target_ms * self.later_tokens();
+                    left(self.ttft_ms, ttft).min(left(self.e2e_ms, e2e))
+                })
             }),
-            Role::Decode => greatest(self.decode.saturation(engines), |rate| {
-                self.decode_keeps_up(engines, rate) && {
-                    let (itl, _) = self.decode.itl(engines, rate, self.quantile);
-                    self.answers_in_time(self.prefill.service.target_ms, itl.target_ms)
-                }
+            Role::Decode => self.known_decode.capacity(engines, || {
+                greatest_with(self.decode.saturation(engines) * self.max_utilization, |rate| {
+                    let itl = self.decode.itl(engines, rate, self.quantile).0.target_ms;
+                    let e2e = self.prefill.service.target_ms + itl * self.later_tokens();
+                    left(self.itl_ms, itl).min(left(self.e2e_ms, e2e))
+                })
             }),
         }
     }
@@ -195,8 +253,9 @@ impl Sizing {
     /// The fewest GPUs that serve the rate within the SLA; among equals the fewest prefill engines. `None` for a rate that
     /// is no number or beyond any cluster.
     pub fn replicas(&self, requests_per_second: f64) -> Option<Replicas> {
-        let prefill = fewest(|n| self.prefill_keeps_up(n, requests_per_second))?;
-        let decode = fewest(|n| self.decode_keeps_up(n, requests_per_second))?;
+        let rate = requests_per_second;
+        let prefill = self.known_prefill.fewest(rate, || fewest(|n| self.prefill_keeps_up(n, rate)))?;
+        let decode = self.known_decode.fewest(rate, || fewest(|n| self.decode_keeps_up(n, rate)))?;
         let fewest_of_each = Replicas { prefill, decode };
         if self.e2e_ms.is_none() {
             return Some(fewest_of_each);
@@ -226,6 +285,23 @@ impl Sizing {
         }
     }
 
+    /// [`replicas`](Self::replicas), for many rates: from capacities, which need to be known once.
+    fn replicas_by_capacity(&self, rate: f64) -> Option<Replicas> {
+        if self.e2e_ms.is_some() {
+            return self.replicas(rate);
+        }
+        let of = |role| {
+            let most = match role {
+                Role::Prefill => self.prefill.saturation(1),
+                Role::Decode => self.decode.saturation(1),
+            };
+            let least = (rate / most).ceil().clamp(1.0, f64::from(MOST_ENGINES)) as u32;
+            let enough = first_from(least, MOST_ENGINES, |n| self.role_capacity(role, n) >= rate);
+            (enough < MOST_ENGINES).then_some(enough)
+        };
+        Some(Replicas { prefill: of(Role::Prefill)?, decode: of(Role::Decode)? })
+    }
+
     /// The greatest rate that the GPUs serve within the SLA, with the fewest of them that do. `None` if they do not
     /// reach for one engine of each role.
     pub fn within(&self, gpus: u32) -> Option<(Replicas, f64)> {
@@ -237,17 +313,13 @@ impl Sizing {
             prefill,
             decode: gpus.saturating_sub(prefill.saturating_mul(self.prefill.gpus)) / self.decode.gpus.max(1),
         };
-        // More prefill engines can do more, and the decode engines that are left less: the best is where they meet.
-        let (mut low, mut high) = (1, most_prefill);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let r = split(middle);
-            if self.role_capacity(Role::Prefill, r.prefill) >= self.role_capacity(Role::Decode, r.decode) {
-                high = middle;
-            } else {
-                low = middle + 1;
-            }
-        }
+        // More prefill engines can do more, and the decode engines that are left less: the best is where they meet. The
+        // search starts where they would meet if half as many engines did half as much.
+        let prefill_suffices = |prefill: u32| {
+            let r = split(prefill);
+            self.role_capacity(Role::Prefill, r.prefill) >= self.role_capacity(Role::Decode, r.decode)
+        };
+        let low = first_from(self.balanced(gpus).clamp(1, most_prefill), most_prefill, prefill_suffices);
         // An end-to-end target couples the roles and moves the best away from there.
         let around = if self.e2e_ms.is_some() { 4 } else { 1 };
         let splits = low.saturating_sub(around).max(1)..=low.saturating_add(around).min(most_prefill);
@@ -255,22 +327,28 @@ impl Sizing {
             .map(|prefill| (split(prefill), self.capacity(split(prefill))))
             .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.prefill.cmp(&a.0.prefill)))?;
         // The last GPUs may serve nobody.
-        let (mut trimmed, enough) = (best, capacity * 0.999);
-        while trimmed.decode > 1 {
-            let fewer = Replicas { decode: trimmed.decode - 1, ..trimmed };
-            if self.capacity(fewer) < enough {
-                break;
-            }
-            trimmed = fewer;
-        }
-        while trimmed.prefill > 1 {
-            let fewer = Replicas { prefill: trimmed.prefill - 1, ..trimmed };
-            if self.capacity(fewer) < enough {
-                break;
-            }
-            trimmed = fewer;
-        }
+        let enough = capacity * 0.999;
+        let suffices = |replicas: Replicas| self.capacity(replicas) >= enough;
+        let decode = first_from(best.decode, best.decode, |decode| suffices(Replicas { decode, ..best }));
+        let best = Replicas { decode, ..best };
+        let prefill = first_from(best.prefill, best.prefill, |prefill| suffices(Replicas { prefill, ..best }));
+        let trimmed = Replicas { prefill, ..best };
         Some((trimmed, self.capacity(trimmed)))
+    }
+
+    /// GPUs that one request per second takes of each role, were engines divisible: from the capacity of as many engines
+    /// as half of the GPUs make, since few engines serve less each than many do.
+    pub fn gpus_per_request(&self, role: Role, gpus: u32) -> f64 {
+        let of = if role == Role::Prefill { self.prefill.gpus } else { self.decode.gpus };
+        // Past a few dozen engines each serves as much as among more of them.
+        let engines = (gpus / 2 / of.max(1)).clamp(1, 32);
+        f64::from(of) * f64::from(engines) / self.role_capacity(role, engines)
+    }
+
+    /// Prefill engines of a split of the GPUs at which both roles can do about as much.
+    fn balanced(&self, gpus: u32) -> u32 {
+        let (p, d) = (self.gpus_per_request(Role::Prefill, gpus), self.gpus_per_request(Role::Decode, gpus));
+        (f64::from(gpus) * p / (p + d) / f64::from(self.prefill.gpus.max(1))).round() as u32
     }
 
     /// The rate at which so many requests are in flight (Little's law: rate = number / time), where the time depends on the
@@ -280,7 +358,7 @@ impl Sizing {
         let alone = Expected { ttft: self.prefill.service, itl: self.decode.alone(), decode_requests: 0.0 };
         let most = f64::from(concurrency) / answer_ms(&alone) * 1e3;
         let rate = greatest(most, |rate| {
-            self.replicas(rate).is_some_and(|replicas| {
+            self.replicas_by_capacity(rate).is_some_and(|replicas| {
                 rate / 1e3 * answer_ms(&self.expected(replicas, rate)) <= f64::from(concurrency)
             })
         });
@@ -334,6 +412,79 @@ fn greatest(most: f64, holds: impl Fn(f64) -> bool) -> f64 {
         }
     }
     low
+}
+
+/// [`greatest`] for something that falls with the rate and must not be negative; about half the steps, since it is
+/// smooth. By regula falsi in the form of G. Dahlquist and Å. Björck, *Numerical Methods* (1974), called Illinois: where
+/// one end stays, its value is halved.
+fn greatest_with(most: f64, left: impl Fn(f64) -> f64) -> f64 {
+    if !most.is_finite() || most <= 0.0 {
+        return 0.0;
+    }
+    let at_most = left(most);
+    if at_most >= 0.0 {
+        return most;
+    }
+    let (mut low, mut high) = ((0.0, left(0.0)), (most, at_most));
+    if low.1.is_nan() || low.1 <= 0.0 {
+        return 0.0;
+    }
+    let enough = most / f64::from(1 << 18);
+    for step in 0..60 {
+        let straight = low.0 + (high.0 - low.0) * low.1 / (low.1 - high.1);
+        // Where there is no number to go by, and now and then for safety, halfway.
+        let usable = straight > low.0 && straight < high.0 && step % 8 != 7;
+        let x = if usable { straight } else { f64::midpoint(low.0, high.0) };
+        let y = left(x);
+        if y >= 0.0 {
+            low = (x, y);
+            high.1 /= 2.0;
+            if y < 1e-6 {
+                break;
+            }
+        } else {
+            high = (x, y);
+            low.1 /= 2.0;
+        }
+        if high.0 - low.0 <= enough {
+            break;
+        }
+    }
+    low.0
+}
+
+/// Smallest n from 1 to `most` for which `holds` is true, `most` if for none; if it is false below and true above. Looks
+/// around `near` first.
+fn first_from(near: u32, most: u32, holds: impl Fn(u32) -> bool) -> u32 {
+    // `low` does not hold (0 stands for nothing), `high` does or is the last.
+    let (mut low, mut high) = (0, most);
+    let mut step = 1;
+    let mut at = near.clamp(1, most.max(1));
+    while low + 1 < high {
+        if holds(at) {
+            high = at;
+            if at == low + 1 {
+                break;
+            }
+            at = at.saturating_sub(step).max(low + 1);
+        } else {
+            low = at;
+            at = at.saturating_add(step).min(high.saturating_sub(1).max(low + 1));
+        }
+        step *= 2;
+        if high < most && low > 0 {
+            break;
+        }
+    }
+    while high.saturating_sub(low) > 1 {
+        let middle = low + (high - low) / 2;
+        if holds(middle) {
+            high = middle;
+        } else {
+            low = middle;
+        }
+    }
+    high
 }
 
 /// More engines than any cluster has.

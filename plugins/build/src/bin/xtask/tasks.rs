@@ -1,6 +1,7 @@
 //! What each task does, step by step. A task stops at the first step that fails, and says which.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -146,17 +147,44 @@ fn test(workspace: &Workspace) -> Result<(), Stop> {
     steps.command("lints", lints.args(["--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     check_licences(workspace, &steps)?;
     let python = python(workspace, &steps)?;
+    // Which tests call, and `cargo test` does not build for tests of another package.
+    build_program(workspace, &steps, "sla-profiler")?;
     // The last step: its summary closes the output.
     let mut tests = locked(workspace.cargo(), "test");
     steps.command("tests", tests.arg("--workspace").env(PYTHON_VARIABLE, python))
 }
 
+/// With this variable set, tests write the files that they otherwise compare with.
+const UPDATE_VARIABLE: &str = "SLA_PROFILER_UPDATE";
+
 fn generate(workspace: &Workspace) -> Result<(), Stop> {
     let steps = Steps::start();
     plugins(workspace, &steps)?;
+    build_program(workspace, &steps, "sla-profiler")?;
+    let targets = golden_targets(&workspace.root.join("tests/tests"))
+        .map_err(|reason| Stop::Failed { step: "generate", reason })?;
     let mut command = locked(workspace.cargo(), "test");
-    command.args(["--workspace", "--test", "generated"]).env("SLA_PROFILER_UPDATE", "1");
+    command.arg("--workspace").env(UPDATE_VARIABLE, "1");
+    targets.iter().for_each(|target| {
+        command.args(["--test", target]);
+    });
     steps.command("generate", &mut command)
+}
+
+/// The test targets that compare with committed files: those that speak of the variable, or call `golden`, which does.
+fn golden_targets(tests: &Path) -> Result<Vec<String>, String> {
+    let unreadable = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
+    let mut targets = Vec::new();
+    for entry in fs::read_dir(tests).map_err(|error| unreadable(tests, error))? {
+        let path = entry.map_err(|error| unreadable(tests, error))?.path();
+        let (Some(stem), Some("rs")) = (path.file_stem(), path.extension().and_then(|e| e.to_str())) else { continue };
+        let text = fs::read_to_string(&path).map_err(|error| unreadable(&path, error))?;
+        if text.contains(UPDATE_VARIABLE) || text.contains("golden(") {
+            targets.push(stem.to_string_lossy().into_owned());
+        }
+    }
+    targets.sort();
+    Ok(targets)
 }
 
 fn bench(workspace: &Workspace) -> Result<(), Stop> {
@@ -216,6 +244,16 @@ mod tests {
         assert!(usage("tests", &[]).unwrap().contains("`tests`"));
         assert!(usage("plugins", &["--fast"]).unwrap().contains("`--fast`"));
         assert_eq!(usage("plugins", &[]), None);
+    }
+
+    #[test]
+    fn generate_runs_every_test_that_compares_with_a_committed_file() {
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/tests");
+        let targets = golden_targets(&tests).unwrap();
+        for known in ["cli", "dgd", "generated", "input"] {
+            assert!(targets.iter().any(|target| target == known), "{targets:?}");
+        }
+        assert!(!targets.iter().any(|target| target == "sandbox"), "{targets:?}");
     }
 
     #[test]

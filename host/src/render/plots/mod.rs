@@ -65,14 +65,14 @@ pub fn prefill_performance(job: &Job, samples: &[Sample<'_>], chosen: Option<&Ch
             other.id() == sample.id()
                 && other.measurement.input_tokens_per_second_per_gpu > m.input_tokens_per_second_per_gpu
         };
-        let chosen = sample.is(chosen);
-        let named = chosen || !samples.iter().any(|s| best(&s));
+        let choice = chosen.filter(|_| sample.is(chosen));
+        let named = choice.is_some() || !samples.iter().any(|s| best(&s));
         families.entry(Family::of(sample.candidate.mapping)).or_default().push(Point {
             x: ttft.target,
             y: m.input_tokens_per_second_per_gpu,
             x_range: interval(job, &ttft),
-            label: named.then(|| mark(chosen, sample.candidate.mapping.label())),
-            chosen,
+            label: named.then(|| mark(choice, sample.candidate.mapping.label())),
+            chosen: choice.is_some(),
             ..Point::default()
         });
     }
@@ -101,6 +101,8 @@ pub fn decode_performance(job: &Job, samples: &[Sample<'_>], chosen: Option<&Cho
             candidates.push(sample.id());
         }
     }
+    // In the order of the search space, whichever came first.
+    candidates.sort_unstable();
     let series = candidates.into_iter().enumerate().filter_map(|(n, id)| {
         let mut own: Vec<_> = samples.iter().filter(|s| s.id() == id && s.measurement.itl_ms.is_some()).collect();
         own.sort_by_key(|s| s.measurement.concurrency);
@@ -108,13 +110,14 @@ pub fn decode_performance(job: &Job, samples: &[Sample<'_>], chosen: Option<&Cho
         let points: Vec<Point> = own
             .iter()
             .filter_map(|s| {
-                let (m, itl, chosen) = (s.measurement, s.measurement.itl_ms?, s.is(chosen));
+                let (m, itl) = (s.measurement, s.measurement.itl_ms?);
+                let choice = chosen.filter(|_| s.is(chosen));
                 Some(Point {
                     x: itl.target,
                     y: m.output_tokens_per_second_per_gpu,
                     x_range: interval(job, &itl),
-                    label: chosen.then(|| mark(true, format!("{name}, {} requests", grouped(m.concurrency.into(), 0)))),
-                    chosen,
+                    label: choice.map(|_| mark(choice, format!("{name}, {}", requests(m.concurrency)))),
+                    chosen: choice.is_some(),
                     ..Point::default()
                 })
             })
@@ -261,7 +264,7 @@ fn decode_surface(
     {
         let (value, range) = y(itl, m.output_tokens_per_second_per_gpu);
         let context = f64::from(m.isl) + f64::from(m.osl) / 2.0;
-        let label = format!("{} requests at {} tokens", grouped(m.concurrency.into(), 0), grouped(context, 0));
+        let label = format!("{} at {} tokens", requests(m.concurrency), grouped(context, 0));
         series.push(Series {
             name: String::new(),
             colour: palette::INK,
@@ -270,7 +273,7 @@ fn decode_surface(
                 x: m.kv_usage * 100.0,
                 y: value,
                 y_range: range,
-                label: Some(mark(true, label)),
+                label: Some(format!("Chosen: {label}")),
                 chosen: true,
                 ..Point::default()
             }],
@@ -315,6 +318,8 @@ pub fn cost_sla(
     {
         lines.push(own);
     }
+    // Of the two winners the one that misses the SLA, if any does.
+    let worse = [chosen_prefill, chosen_decode].into_iter().flatten().min_by_key(|choice| choice.meets_sla);
     let series = lines.into_iter().enumerate().map(|(n, (p, ttft, input_rate))| {
         let own = p.is(chosen_prefill);
         let points: Vec<Point> = fronts
@@ -327,7 +332,7 @@ pub fn cost_sla(
                     x: 1000.0 / itl,
                     y: (isl / input_rate + osl / output_rate) * 1000.0 / 3600.0,
                     label: chosen
-                        .then(|| mark(true, format!("{pm} and {dm} at {} requests", d.measurement.concurrency))),
+                        .then(|| mark(worse, format!("{pm} and {dm} at {}", requests(d.measurement.concurrency)))),
                     chosen,
                     ..Point::default()
                 }
@@ -431,8 +436,17 @@ fn axis(label: impl Into<String>, start: Start) -> Axis {
     Axis { label: label.into(), start }
 }
 
-fn mark(chosen: bool, label: String) -> String {
-    if chosen { format!("Chosen: {label}") } else { label }
+fn requests(n: u32) -> String {
+    if n == 1 { "1 request".to_owned() } else { format!("{} requests", grouped(n.into(), 0)) }
+}
+
+/// `choice` is there for the point that selection chose.
+fn mark(choice: Option<&Choice>, label: String) -> String {
+    match choice {
+        None => label,
+        Some(choice) if choice.meets_sla => format!("Chosen: {label}"),
+        Some(_) => format!("Chosen, misses the SLA: {label}"),
+    }
 }
 
 fn question(role: &str, quantity: &str, target_ms: Option<f64>) -> String {

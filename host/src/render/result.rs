@@ -4,9 +4,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::search_space::{Rejected, SearchSpace};
-use crate::domain::{Candidate, CandidateId, Choice, EngineFacts, History, Job, Mapping, Measurement, Plan, Selection};
+use crate::domain::{
+    Candidate, CandidateId, Choice, Chosen, EngineFacts, History, Job, Mapping, Measurement, Plan, Selection,
+};
 use crate::engine::CheckReport;
-use crate::phases::{Chosen, Outcome};
 use crate::plugin::api::Identity;
 
 /// Raised when a reader of the old form would misread the new one. Additions do not count.
@@ -74,6 +75,8 @@ pub struct ResultFile {
     pub plan: Plan,
     /// What the deployment did in phase 7, if it ran.
     pub check: Option<CheckReport>,
+    /// Why phase 7 was skipped although it was asked for.
+    pub not_applied: Option<String>,
     /// All candidates.
     pub candidates: Vec<CandidateRow>,
     /// Mappings that are not candidates.
@@ -214,6 +217,21 @@ fn selected(space: &SearchSpace, choice: &Choice) -> Option<SelectedEngine> {
     })
 }
 
+/// What a run found.
+#[derive(Debug, Clone, Copy)]
+pub struct Findings<'a> {
+    /// Who won.
+    pub chosen: &'a Chosen,
+    /// How many of each.
+    pub plan: &'a Plan,
+    /// What the deployment did in phase 7, if it ran.
+    pub check: Option<&'a CheckReport>,
+    /// Why phase 7 was skipped although it was asked for.
+    pub not_applied: Option<&'a str>,
+    /// Whether a bundled plugin stood in for one that failed.
+    pub degraded: bool,
+}
+
 /// Puts the answer together; `None` if the outcome names a candidate that does not exist.
 pub fn result_file(
     job: &Job,
@@ -221,20 +239,22 @@ pub fn result_file(
     plugins: Vec<Identity>,
     space: &SearchSpace,
     history: &History,
-    outcome: &Outcome,
+    findings: Findings<'_>,
 ) -> Option<ResultFile> {
-    let Chosen { prefill, decode, selection } = &outcome.chosen;
+    let Findings { chosen, plan, check, not_applied, degraded } = findings;
+    let Chosen { prefill, decode, selection } = chosen;
     Some(ResultFile {
         schema_version: SCHEMA_VERSION,
         program_version: env!("CARGO_PKG_VERSION").to_owned(),
-        feasible: outcome.feasible(),
-        degraded: outcome.degraded,
+        feasible: chosen.feasible() && plan.meets_sla,
+        degraded,
         job: job.clone(),
         cluster: cluster.to_owned(),
         plugins,
         selected: Selected { prefill: selected(space, prefill)?, decode: selected(space, decode)? },
-        plan: outcome.plan.clone(),
-        check: outcome.check.clone(),
+        plan: plan.clone(),
+        check: check.cloned(),
+        not_applied: not_applied.map(str::to_owned),
         candidates: rows(job, &space.candidates, history, selection),
         rejected: space.rejected.clone(),
         notes: selection.notes.clone(),

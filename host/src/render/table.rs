@@ -36,7 +36,7 @@ const fn colour(verdict: Verdict) -> Option<Color> {
         Verdict::MeetsSla => None,
         Verdict::MissesSla => Some(Color::Yellow),
         Verdict::Failed => Some(Color::Red),
-        Verdict::NotMeasured => Some(Color::DarkGrey),
+        Verdict::NotMeasured => None,
     }
 }
 
@@ -57,7 +57,7 @@ pub fn candidates(job: &Job, rows: &[CandidateRow], style: Style) -> String {
         table.enforce_styling();
     }
     let statistic = job.sla.statistic();
-    let header = ["role", "mapping", "GPUs", "latency, ms", "tokens/s/GPU", "at once", "verdict"];
+    let header = ["candidate", "GPUs", "latency, ms", "tok/s/GPU", "at once", "verdict"];
     table.set_header(header.map(|h| styled(Cell::new(h), style, None, true)));
     for row in rows {
         let colour = colour(row.verdict);
@@ -76,8 +76,7 @@ pub fn candidates(job: &Job, rows: &[CandidateRow], style: Style) -> String {
             format!("{}: {}", text(row.verdict), row.reason)
         };
         let cells = [
-            Cell::new(row.candidate.role),
-            Cell::new(row.candidate.mapping),
+            Cell::new(row.candidate.name()),
             Cell::new(row.candidate.gpus()).set_alignment(CellAlignment::Right),
             Cell::new(latency),
             Cell::new(rate).set_alignment(CellAlignment::Right),
@@ -87,7 +86,8 @@ pub fn candidates(job: &Job, rows: &[CandidateRow], style: Style) -> String {
         table.add_row(cells.map(|cell| styled(cell, style, colour, selected)));
     }
     // Figures stay on one line; mappings may be long only where they fit no usual kind.
-    for (column, widest) in table.column_iter_mut().zip([10, 18, 6, 30, 14, 9]) {
+    for (column, widest) in table.column_iter_mut().zip([28, 6, 30, 11, 9]) {
+        column.set_padding((0, 1));
         column.set_constraint(ColumnConstraint::UpperBoundary(Width::Fixed(widest)));
     }
     trimmed(&table.to_string())
@@ -162,8 +162,9 @@ pub fn plan(job: &Job, plan: &Plan, prefill: &Candidate, decode: &Candidate, sty
     if !plan.meets_sla {
         lines.push(bold("  ! Infeasible: no plan within the budget meets the SLA; this one comes nearest."));
     }
-    for assumption in &plan.assumptions {
-        lines.extend(wrapped(assumption, "  Assumes: ", "    ", width));
+    if !plan.assumptions.is_empty() {
+        let sentences: Vec<String> = plan.assumptions.iter().map(|assumption| sentence(assumption)).collect();
+        lines.extend(wrapped(&sentences.join(" "), "  Assumes: ", "    ", width));
     }
     lines.join("\n")
 }
@@ -177,8 +178,14 @@ const fn gpu_word(n: u64) -> &'static str {
     if n == 1 { "GPU" } else { "GPUs" }
 }
 
+/// With a full stop, however the plugin that wrote it ends its lines.
+fn sentence(text: &str) -> String {
+    let text = text.trim();
+    if text.ends_with(['.', '!', '?']) { text.to_owned() } else { format!("{text}.") }
+}
+
 /// Words in lines of at most the width, where they have blanks to break at.
-fn wrapped(text: &str, first: &str, rest: &str, width: usize) -> Vec<String> {
+pub(crate) fn wrapped(text: &str, first: &str, rest: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = first.to_owned();
     let mut fresh = true;
@@ -350,18 +357,15 @@ mod tests {
     #[test]
     fn the_table_at_120_columns_reads_like_this() {
         let text = candidates(&job(None), &rows(), Style { width: 120, styled: false });
-        let expected = r"────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
- role      mapping   GPUs   latency, ms      tokens/s/GPU   at once   verdict
-════════════════════════════════════════════════════════════════════════════════════════════════════════════════════════
- prefill   tp4          4   TTFT 181 ±4            12,346     1,234   ★ selected: highest throughput per GPU within
-                                                                      TTFT ≤ 200 ms
- prefill   tp8          8   TTFT 110 ±2            12,346     1,234   ✓ meets SLA: 31 % less throughput per GPU than
-                                                                      tp4
- prefill   tp2          2   TTFT 322 ±6            12,346     1,234   ✗ misses SLA: TTFT 322 ms > 200 ms
- decode    tp1          1   –                           –         –   ! failed: does not fit: weights take 141 GB of
-                                                                      141 GB
- decode    tp8          8   ITL 9.40 ±0.19          1,234     1,234   – not measured
-────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────";
+        let expected = r"────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+candidate    GPUs  latency, ms     tok/s/GPU  at once   verdict
+════════════════════════════════════════════════════════════════════════════════════════════════════════════════════
+prefill tp4     4  TTFT 181 ±4        12,346    1,234   ★ selected: highest throughput per GPU within TTFT ≤ 200 ms
+prefill tp8     8  TTFT 110 ±2        12,346    1,234   ✓ meets SLA: 31 % less throughput per GPU than tp4
+prefill tp2     2  TTFT 322 ±6        12,346    1,234   ✗ misses SLA: TTFT 322 ms > 200 ms
+decode tp1      1  –                       –        –   ! failed: does not fit: weights take 141 GB of 141 GB
+decode tp8      8  ITL 9.40 ±0.19      1,234    1,234   – not measured
+────────────────────────────────────────────────────────────────────────────────────────────────────────────────────";
         assert_eq!(text, expected, "\n{text}");
     }
 
@@ -397,7 +401,7 @@ mod tests {
   Up to 96 requests at once per decode engine.
   ! Infeasible: no plan within the budget meets the SLA; this one comes nearest.
   Assumes: arrivals are Poisson and each prefill engine takes one prompt at a
-    time, first come first served";
+    time, first come first served.";
         assert_eq!(text, expected, "\n{text}");
     }
 }

@@ -1,6 +1,6 @@
 //! From figures to pixels: ranges that fit, ticks on round numbers.
 
-use crate::output::number;
+use crate::render::number;
 
 /// Range of an axis and how it is divided.
 #[derive(Debug, Clone, Copy, PartialEq)]
