@@ -12,7 +12,7 @@ use super::replay::{choice, other_than_recorded, targets_text};
 use crate::domain::{Job, Role};
 use crate::output::error::AppError;
 use crate::output::exit_code;
-use crate::output::number::{grouped, short};
+use crate::render::number::{grouped, short};
 use crate::plugin::api::Kind;
 use crate::plugin::{HostOptions, PluginHost};
 use crate::replay::{Explanation, Range, Recording, RoleReport, Row, Status, explain};

@@ -12,7 +12,7 @@ use super::profile::{json, simulated_runtime, write_out};
 use crate::domain::{Demand, Sla};
 use crate::output::error::AppError;
 use crate::output::exit_code;
-use crate::output::number::{grouped, short};
+use crate::render::number::{grouped, short};
 use crate::plugin::api::{Identity, Kind};
 use crate::plugin::{HostOptions, PluginHost};
 use crate::replay::{
@@ -207,7 +207,7 @@ pub(super) fn choice(
     settings: &[(String, String)],
 ) -> Result<PluginChoice, RecordingError> {
     if let Some(name) = asked {
-        return Ok(PluginChoice { source: plugin_source(name, None), settings: settings.to_vec() });
+        return Ok(PluginChoice { settings: settings.to_vec(), ..PluginChoice::new(plugin_source(name, None)) });
     }
     let gone = |name: &str, reason: &str| RecordingError::PluginGone {
         kind,
@@ -222,7 +222,7 @@ pub(super) fn choice(
     };
     own.retain(|(name, _)| settings.iter().all(|(given, _)| given != name));
     own.extend_from_slice(settings);
-    Ok(PluginChoice { source, settings: own })
+    Ok(PluginChoice { settings: own, ..PluginChoice::new(source) })
 }
 
 /// A word of caution where the run's own plugin has become another one.

@@ -112,7 +112,7 @@ fn start(cache: &Path) {
 }
 
 fn bundled(name: &str) -> PluginChoice {
-    PluginChoice { source: PluginSource::Bundled(name.to_owned()), settings: Vec::new() }
+    PluginChoice::new(PluginSource::Bundled(name.to_owned()))
 }
 
 fn host(cache: Option<PathBuf>) -> PluginHost {
@@ -206,7 +206,7 @@ fn select(name: &str, native: Native, cache: &Path, sizes: &[(u32, usize)]) {
         let question = Question::new(count, 64, Demand::RequestsPerSecond(5.0));
         let file = cache.join(format!("idle-{count}.wasm"));
         std::fs::write(&file, guests::ranks(&[(0, 1, "1")], &[(count - 1, 1, "1")])).expect("writable");
-        let choice = PluginChoice { source: PluginSource::File(file), settings: Vec::new() };
+        let choice = PluginChoice::new(PluginSource::File(file));
         // The hand-written guest has 1 MB of memory.
         let idle = (count <= 1_000).then(|| host.selection(&choice).expect("a policy"));
         let fuel = question.ask(component.as_ref()).cost.fuel;

@@ -52,7 +52,7 @@ impl Args {
     /// Asks both about every run.
     pub(super) fn run(&self, host: &PluginHost, out: &mut dyn Write, json: bool) -> Result<(), PluginCommandError> {
         let (kind, first) = find(host, &self.a, &[])?;
-        let second = PluginChoice { source: plugin_source(&self.b, None), settings: Vec::new() };
+        let second = PluginChoice::new(plugin_source(&self.b, None));
         let identities = [host.load(kind, &first)?.identity().clone(), host.load(kind, &second)?.identity().clone()];
         if kind == Kind::SweepStrategy {
             return Err(PluginCommandError::Usage(

@@ -43,7 +43,7 @@ pub(super) fn find(
     settings: &[(String, String)],
 ) -> Result<(Kind, PluginChoice), PluginError> {
     let source = plugin_source(plugin, None);
-    let choice = PluginChoice { source, settings: settings.to_vec() };
+    let choice = PluginChoice { settings: settings.to_vec(), ..PluginChoice::new(source) };
     let kind = match &choice.source {
         PluginSource::File(path) => host.inspect(path)?.identity.kind,
         // An unknown name fails when it is loaded, with the names that there are.
@@ -98,7 +98,7 @@ fn write_report(out: &mut dyn Write, report: &Report, cases: &[Property], passed
         out,
         "\n{} calls; at most {} fuel ({percent:.2} % of the limit) and {:.1} MB in one call",
         report.calls,
-        crate::output::number::grouped(report.max_fuel as f64, 0),
+        crate::render::number::grouped(report.max_fuel as f64, 0),
         report.max_memory_bytes as f64 / 1e6
     )?;
     writeln!(out, "{}", if passed { "passed" } else { "FAILED" })
