@@ -145,7 +145,7 @@ fn bad_input_is_one_clear_error_and_leaves_nothing_behind() {
                 "--model",
                 "meta-llama/Llama-3.1-8B-Instruct",
                 "--gpu-sku",
-                "l40s",
+                "l4",
                 "--isl",
                 "128000",
                 "--max-num-gpus-per-engine",

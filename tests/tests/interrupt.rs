@@ -113,7 +113,8 @@ fn a_second_process_is_refused_and_the_first_one_goes_on() {
 }
 
 /// A disk of 100 kB, which goes away with the shell's mount namespace; what was on it is copied off first.
-const SMALL_DISK: &str = r#"mount -t tmpfs -o size=100k none "$DISK" && "$@"; code=$?; cp -r "$DISK/out" "$COPY"; exit $code"#;
+const SMALL_DISK: &str =
+    r#"mount -t tmpfs -o size=100k none "$DISK" && "$@"; code=$?; cp -r "$DISK/out" "$COPY"; exit $code"#;
 
 /// Needs the right to mount, which test machines give and some desks do not.
 #[test]

@@ -6,8 +6,8 @@ use crate::domain::{CandidateId, Plan};
 use crate::engine::{ApplyRequest, CheckLoad, CheckReport};
 use crate::run::Event;
 
-/// Requests of the check run: enough for a 99 % quantile to be confirmed (users-and-anchors §3.2: n ≥ ln 0.05 / ln q,
-/// which is 299 for q = 0.99), few enough to be over in minutes.
+/// Requests of the check run: enough for a 99 % quantile to be confirmed (the largest of n samples bounds the q-quantile
+/// from above with 95 % confidence from n ≥ ln 0.05 / ln q on, which is 299 for q = 0.99), few enough to be over in minutes.
 const CHECK_REQUESTS: u32 = 600;
 
 /// Why this outcome should not be deployed without a person having looked at it; `None` if nothing speaks against it.

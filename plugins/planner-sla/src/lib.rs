@@ -129,13 +129,13 @@ fn assumptions(
             workload.isl, workload.osl
         ),
         format!(
-            "Prompts wait in one line before {}, which take each the measured time: M/D/c.",
+            "Prompts wait in one line before {}, each of which takes the measured time (M/D/c).",
             count(prefill, "prefill engine")
         ),
         format!(
-            "Each request goes to the decode engine with the fewest of {}; ITL at the load that this brings about, swings \
+            "Each request goes to the least busy of {}; ITL at the load that this brings about, swings \
              included.",
-            count(decode, "engine")
+            count(decode, "decode engine")
         ),
         format!("No engine is loaded beyond {} % of what it could do.", figure(max_utilization * 100.0)),
         "Sending the KV cache from prefill to decode engines costs nothing.".to_owned(),

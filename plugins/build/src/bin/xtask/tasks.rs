@@ -151,7 +151,7 @@ fn test(workspace: &Workspace) -> Result<(), Stop> {
     build_program(workspace, &steps, "sla-profiler")?;
     // The last step: its summary closes the output.
     let mut tests = locked(workspace.cargo(), "test");
-    steps.command("tests", tests.arg("--workspace").env(PYTHON_VARIABLE, python))
+    steps.command("tests", tests.args(["--workspace", "--no-fail-fast"]).env(PYTHON_VARIABLE, python))
 }
 
 /// With this variable set, tests write the files that they otherwise compare with.
