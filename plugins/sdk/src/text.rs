@@ -1,27 +1,33 @@
 //! Figures in sentences.
 
 /// Three significant digits at least, thousands apart: `1,843`, `17.9`, `0.0521`, `n/a` for what is no number.
+///
+/// Works on integers: formatting floats costs a guest thousands of instructions each, and a ranking holds hundreds.
 pub fn figure(value: f64) -> String {
-    if !value.is_finite() {
-        return "n/a".to_owned();
-    }
     let magnitude = value.abs();
-    if magnitude < 99.95 {
-        let decimals = match magnitude {
-            m if m >= 9.995 || m == 0.0 => 1,
-            m if m >= 0.9995 => 2,
-            m if m >= 0.09995 => 3,
-            _ => 4,
-        };
-        return format!("{value:.decimals$}");
+    // Beyond this an f64 does not hold tenths, nor an i64 the digits.
+    if !value.is_finite() || magnitude >= 1e15 {
+        return if value.is_finite() { format!("{value:e}") } else { "n/a".to_owned() };
     }
-    let digits = format!("{magnitude:.0}");
+    let (decimals, scale) = match magnitude {
+        m if m >= 99.95 => (0, 1.0),
+        m if m >= 9.995 || m == 0.0 => (1, 10.0),
+        m if m >= 0.9995 => (2, 100.0),
+        m if m >= 0.09995 => (3, 1000.0),
+        _ => (4, 10_000.0),
+    };
+    let digits = format!("{:0width$}", (magnitude * scale).round() as u64, width = decimals + 1);
+    let (whole, fraction) = digits.split_at(digits.len() - decimals);
     let mut text = if value < 0.0 { "-".to_owned() } else { String::new() };
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+    for (i, digit) in whole.chars().enumerate() {
+        if i > 0 && (whole.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
+    }
+    if decimals > 0 {
+        text.push('.');
+        text.push_str(fraction);
     }
     text
 }
@@ -48,6 +54,9 @@ mod tests {
             (0.0, "0.0"),
             (f64::NAN, "n/a"),
             (f64::INFINITY, "n/a"),
+            (0.000_04, "0.0000"),
+            (0.5, "0.500"),
+            (1e18, "1e18"),
         ];
         for (value, text) in cases {
             assert_eq!(figure(value), text);

@@ -135,7 +135,8 @@ fn by_role(job: &Job, role: Role, points: &[Point<'_>], history: &History) -> Ve
             }
             (Some(winner), _) if winner.candidate != p.candidate => {
                 let less = 1.0 - p.tokens_per_second_per_gpu / winner.tokens_per_second_per_gpu;
-                format!("{:.0} % less throughput per GPU than {}", less * 100.0, winner.label)
+                // A whole number: formatting a float would be the costliest part of the whole decision.
+                format!("{} % less throughput per GPU than {}", (less * 100.0).round() as i64, winner.label)
             }
             (_, Some(limit)) => format!("highest throughput per GPU with {latency} within {limit} ms"),
             (_, None) => "highest throughput per GPU".to_owned(),
