@@ -68,13 +68,15 @@ impl Args {
                 failures.push(format!("{} {what}: {error}", mine.size));
                 continue;
             }
-            let figures: [(&str, fn(&bench::Call) -> Option<f64>); 3] = [
-                ("call, µs", |call| call.median_us),
-                ("fuel", |call| call.fuel.map(|fuel| fuel as f64)),
-                ("memory, kB", |call| call.memory_bytes.map(|bytes| bytes as f64 / 1e3)),
-            ];
-            for (name, of) in figures {
-                let (a, b) = (of(mine).unwrap_or_default(), of(theirs).unwrap_or_default());
+            let figures = |call: &bench::Call| {
+                [
+                    ("call, µs", call.median_us),
+                    ("fuel", call.fuel.map(|fuel| fuel as f64)),
+                    ("memory, kB", call.memory_bytes.map(|bytes| bytes as f64 / 1e3)),
+                ]
+            };
+            for ((name, mine_is), (_, theirs_is)) in figures(mine).into_iter().zip(figures(theirs)) {
+                let (a, b) = (mine_is.unwrap_or_default(), theirs_is.unwrap_or_default());
                 let name = format!("{} {what}: {name}", mine.size);
                 rows.add_row([&name, &grouped(a, 0), &grouped(b, 0), &ratio(a, b)]);
             }
