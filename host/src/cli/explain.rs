@@ -12,9 +12,9 @@ use super::replay::{choice, other_than_recorded, targets_text};
 use crate::domain::{Job, Role};
 use crate::output::error::AppError;
 use crate::output::exit_code;
-use crate::render::number::{grouped, short};
 use crate::plugin::api::Kind;
 use crate::plugin::{HostOptions, PluginHost};
+use crate::render::number::{grouped, short};
 use crate::replay::{Explanation, Range, Recording, RoleReport, Row, Status, explain};
 use crate::spec::key_value;
 

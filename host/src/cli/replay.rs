@@ -12,9 +12,9 @@ use super::profile::{json, simulated_runtime, write_out};
 use crate::domain::{Demand, Sla};
 use crate::output::error::AppError;
 use crate::output::exit_code;
-use crate::render::number::{grouped, short};
 use crate::plugin::api::{Identity, Kind};
 use crate::plugin::{HostOptions, PluginHost};
+use crate::render::number::{grouped, short};
 use crate::replay::{
     Answer, Change, Comparison, Recording, RecordingError, SweepUse, Targets, answer, compare, recorded_use,
     replay_sweep,

@@ -8,9 +8,9 @@ use super::PluginCommandError;
 use super::test::find;
 use super::view::{SCHEMA_VERSION, table, write_json};
 use crate::conformance::bench::{self, Cost};
-use crate::render::number::grouped;
 use crate::plugin::api::Kind;
 use crate::plugin::{HostOptions, PluginHost, default_choice};
+use crate::render::number::grouped;
 use crate::spec::key_value;
 
 /// Flags of `plugin bench`.
