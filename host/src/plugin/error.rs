@@ -364,8 +364,8 @@ impl LoadProblem {
                 format!("a plugin may import `{log}@{0}` and `{files}@{0}`", contract::VERSION)
             }
             Self::Pinned { .. } => {
-                "if the new file is the one that you want, `sla-profiler plugin lock` writes its pin; otherwise \
-                 bring the old one back"
+                "if the new file is the one that you want, put its digest (`sla-profiler plugin inspect` shows it) into the \
+                 job file; otherwise bring the old one back"
                     .into()
             }
             Self::NotGranted { .. } => {

@@ -66,7 +66,7 @@ pub(super) struct Plugin {
     pub settings: BTreeMap<String, Setting>,
     /// Limits that differ from the defaults.
     pub limits: PluginLimits,
-    /// The only file that will do: its SHA-256 in hex. `sla-profiler plugin lock` writes it.
+    /// The only file that will do: its SHA-256 in hex. `sla-profiler plugin inspect` shows it.
     pub sha256: Option<Digest>,
     /// Folders that the plugin may read (relative to this file), by the name under which it asks for them.
     pub grants: BTreeMap<String, PathBuf>,

@@ -104,7 +104,7 @@ pub struct PluginLimits {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PluginSource {
-    /// By name, among those that come with the program, then those that the user added to the store.
+    /// By name, among those that come with the program.
     Bundled(String),
     /// A `.wasm` file.
     File(PathBuf),
