@@ -9,6 +9,7 @@ pub mod conformance;
 pub mod dgd;
 pub mod domain;
 pub mod engine;
+pub mod load;
 pub mod output;
 pub mod phases;
 pub mod plugin;
