@@ -234,8 +234,8 @@ impl Served {
             metrics: look.clone().and_then(|look| {
                 look.kv_tokens.map(|tokens| tokens as u64).ok_or_else(|| "its metrics do not tell".to_owned())
             }),
-            log: log.as_deref().map_err(str::to_owned).and_then(|log| {
-                backends::kv_capacity_from_log(*backend, log, self.ranks())
+            log: log.clone().and_then(|log| {
+                backends::kv_capacity_from_log(*backend, &log, self.ranks())
                     .map(|capacity| (capacity.kv_tokens, capacity.line))
                     .ok_or_else(|| format!("no line of {backend}'s in its log tells"))
             }),
