@@ -56,7 +56,8 @@ fn dgdr(local: &Value, max_gpus: u32) -> String {
                 "plugin": "sweep-grid",
                 "settings": { "prefill-granularity": 3, "decode-granularity": 2, "samples": 8 },
             },
-            "engines": { "kvTokens": KV_TOKENS, "launchDeadlineS": 30, "pointDeadlineS": 60, "local": local },
+            // Machines that run tests are busy; whether figures are good is tested elsewhere.
+            "engines": { "maxClientShare": 100, "kvTokens": KV_TOKENS, "launchDeadlineS": 30, "pointDeadlineS": 60, "local": local },
         },
     })
     .to_string()
@@ -124,8 +125,8 @@ fn a_whole_run_on_local_engines_measures_selects_and_writes_the_deployment() {
     let result: Value = serde_json::from_str(&run.text("result.json")).unwrap();
     assert_eq!(result["cluster"], "local");
     let facts = run.events("launched");
-    // Both roles with one GPU and with two.
-    assert_eq!(facts.len(), 4, "each engine is launched once");
+    // Both roles with one GPU and with two; the winners again for their curves, where they had to make room.
+    assert!((4..=6).contains(&facts.len()), "{} launches", facts.len());
     for event in &facts {
         let facts = &event["facts"];
         assert_eq!((facts["kv_tokens"].as_u64(), facts["max_running"].as_u64()), (Some(KV_TOKENS), Some(64)));
@@ -187,7 +188,7 @@ fn a_program_that_is_not_there_is_a_row_that_names_it() {
 
 #[test]
 fn an_engine_that_dies_under_load_is_a_row_and_the_run_goes_on_without_it() {
-    let run = Run::new(json!({ "any": template(""), "decode": template("--die-after 6") }), 1);
+    let run = Run::new(json!({ "any": template(""), "decode": template("--die-after 2") }), 1);
     run.expect(exit_code::NOTHING_MEASURED, &[]);
     let failures = run.failures();
     assert!(failures[0].contains("exit code 9") && failures[0].contains("illegal memory access"), "{failures:?}");
@@ -198,9 +199,10 @@ fn an_engine_that_dies_under_load_is_a_row_and_the_run_goes_on_without_it() {
 #[test]
 fn an_engine_that_never_answers_is_given_up_at_the_deadline() {
     let run = Run::new(json!({ "any": template("--never-ready") }), 1);
-    let said = run.expect(exit_code::NOTHING_MEASURED, &["--launch-deadline", "1"]);
+    run.expect(exit_code::NOTHING_MEASURED, &["--launch-deadline", "1"]);
+    let failures = run.failures();
     for part in ["within 1 s (--launch-deadline)", "answers 503: still loading"] {
-        assert!(said.err.contains(part), "{part}: {}", said.err);
+        assert!(failures[0].contains(part), "{part}: {failures:?}");
     }
 }
 
@@ -211,8 +213,9 @@ fn a_port_that_is_taken_is_named() {
     let mut template = template("");
     template["ports"] = json!({ "http": port });
     let run = Run::new(json!({ "any": template }), 1);
-    let said = run.expect(exit_code::NOTHING_MEASURED, &[]);
-    assert!(said.err.contains(&format!("port {port} (http) is taken by another process")), "{}", said.err);
+    run.expect(exit_code::NOTHING_MEASURED, &[]);
+    let failures = run.failures();
+    assert!(failures[0].contains(&format!("port {port} (http) is taken by another process")), "{failures:?}");
 }
 
 #[test]
@@ -222,9 +225,10 @@ fn a_kv_cache_that_nobody_tells_or_two_dispute_is_a_row_with_all_values() {
     assert_eq!(unknown.events("launched")[0]["facts"]["kv_sources"][2]["source"], "given");
 
     let disputed = Run::new(json!({ "any": template("--log-factor 1.3") }), 1);
-    let said = disputed.expect(exit_code::NOTHING_MEASURED, &[]);
+    disputed.expect(exit_code::NOTHING_MEASURED, &[]);
+    let failures = disputed.failures();
     for part in ["20000 tokens by the metrics and 26000 by the log, 23 % apart", "--kv-tolerance"] {
-        assert!(said.err.contains(part), "{part}: {}", said.err);
+        assert!(failures[0].contains(part), "{part}: {failures:?}");
     }
     let tolerated = Run::new(json!({ "any": template("--log-factor 1.3") }), 1);
     tolerated.expect(exit_code::OK, &["--kv-tolerance", "0.3"]);
@@ -237,8 +241,9 @@ fn without_a_word_from_the_engine_the_formula_is_not_believed() {
     let mut dgdr = dgdr;
     dgdr["profiler"]["engines"].as_object_mut().unwrap().remove("kvTokens");
     let run = Run { dgdr: dgdr.to_string(), ..run };
-    let said = run.expect(exit_code::NOTHING_MEASURED, &[]);
-    assert!(said.err.contains("nobody says how large the KV cache is"), "{}", said.err);
+    run.expect(exit_code::NOTHING_MEASURED, &[]);
+    let failures = run.failures();
+    assert!(failures[0].contains("nobody says how large the KV cache is"), "{failures:?}");
 }
 
 /// Deaf to SIGTERM, slow, and with a child in a session of its own.
@@ -314,8 +319,8 @@ fn templates_that_make_no_sense_are_refused_before_anything_starts() {
         assert!(!run.out().exists());
     }
     let run = Run::new(json!({ "any": template("{prot}") }), 1);
-    let said = run.expect(exit_code::NOTHING_MEASURED, &[]);
-    assert!(said.err.contains("`{prot}` is none of the placeholders"), "{}", said.err);
+    run.expect(exit_code::NOTHING_MEASURED, &[]);
+    assert!(run.failures()[0].contains("`{prot}` is none of the placeholders"), "{:?}", run.failures());
 }
 
 /// An engine that runs, as if somebody else had started it.
@@ -345,7 +350,7 @@ fn endpoint(engine: &Running, out: &Path, flags: &[&str]) -> Command {
     let job = [
         "--gpu-sku", "h200_sxm", "--isl", "200", "--osl", "20", "--ttft", "200", "--itl", "30", "--max-context-length",
         "600", "--kv-tokens", "20000", "--sweep", "sweep-grid", "--sweep-setting", "prefill-granularity=3",
-        "--sweep-setting", "decode-granularity=2", "--sweep-setting", "samples=8", "--point-deadline", "60",
+        "--sweep-setting", "decode-granularity=2", "--max-client-share", "100", "--sweep-setting", "samples=8", "--point-deadline", "60",
     ];
     command.arg(out).args(job).args(flags);
     command
@@ -382,7 +387,7 @@ fn an_endpoint_that_is_not_there_or_not_the_right_one_is_a_clear_error() {
     let (mark, dir) = (Marked::new(), tempfile::tempdir().unwrap());
     let mut engine = running(&mark, "other/model", &[]);
     let out = dir.path().join("out");
-    let said = expect(exit_code::INPUT, endpoint(&engine, &out, &[]));
+    let said = expect(exit_code::USAGE, endpoint(&engine, &out, &[]));
     assert!(said.err.contains("other/model"), "a model that the catalog does not know: {}", said.err);
     // The name is the engine's own business: what counts is whose figures are used.
     expect(exit_code::OK, endpoint(&engine, &out, &["--model", "Qwen/Qwen3-0.6B", "--role", "prefill"]));
