@@ -39,6 +39,13 @@ fn template(more: &str) -> Value {
     })
 }
 
+/// An engine that tells nobody how large it is.
+fn silent() -> Value {
+    let mut silent = template("--silent");
+    silent["metrics"] = json!([]);
+    silent
+}
+
 /// A small job on one or two engines of each role, which are started from this block of the DGDR.
 fn dgdr(local: &Value, max_gpus: u32) -> String {
     let mut local = local.clone();
@@ -220,7 +227,7 @@ fn a_port_that_is_taken_is_named() {
 
 #[test]
 fn a_kv_cache_that_nobody_tells_or_two_dispute_is_a_row_with_all_values() {
-    let unknown = Run::new(json!({ "any": template("--silent --no-metrics") }), 1);
+    let unknown = Run::new(json!({ "any": silent() }), 1);
     unknown.expect(exit_code::OK, &[]);
     assert_eq!(unknown.events("launched")[0]["facts"]["kv_sources"][2]["source"], "given");
 
@@ -236,7 +243,7 @@ fn a_kv_cache_that_nobody_tells_or_two_dispute_is_a_row_with_all_values() {
 
 #[test]
 fn without_a_word_from_the_engine_the_formula_is_not_believed() {
-    let run = Run::new(json!({ "any": template("--silent --no-metrics") }), 1);
+    let run = Run::new(json!({ "any": silent() }), 1);
     let dgdr: Value = serde_json::from_str(&run.dgdr).unwrap();
     let mut dgdr = dgdr;
     dgdr["profiler"]["engines"].as_object_mut().unwrap().remove("kvTokens");
