@@ -20,9 +20,12 @@ pub enum Stopped {
 }
 
 /// Repeated looks at the same interval find "significance" too often. Looks are few ([`next_look`]), and a decision
-/// takes an interval that is wider by the ratio of Pocock's bound for ten looks to the single look's, 2.555 / 1.960
-/// (Pocock, Biometrika 64, 1977).
-const POCOCK_TEN_LOOKS: f64 = 2.555 / 1.960;
+/// takes an interval that is wider by the ratio of Pocock's bound for twenty looks to the single look's, 2.672 / 1.960
+/// (Pocock, Biometrika 64, 1977; as many looks as there are from 16 to 1000 samples).
+const POCOCK: f64 = 2.672 / 1.960;
+
+/// Fewest samples for a decision: with fewer, a skewed distribution has too narrow an interval too often.
+const FEWEST_TO_DECIDE: usize = 2 * MIN_SAMPLES;
 
 /// After how many samples to look again, having looked at `n`.
 pub fn next_look(n: usize) -> usize {
@@ -123,9 +126,9 @@ impl Rule {
         if figure.target.relative_half_width() <= self.relative_precision {
             return Some(Stopped::Precise);
         }
-        let target = self.target?;
-        let low = value - (value - ci_low) * POCOCK_TEN_LOOKS;
-        let high = value + (ci_high - value) * POCOCK_TEN_LOOKS;
+        let target = self.target.filter(|_| figure.samples as usize >= FEWEST_TO_DECIDE)?;
+        let low = value - (value - ci_low) * POCOCK;
+        let high = value + (ci_high - value) * POCOCK;
         (target < low || target > high).then_some(Stopped::Decided)
     }
 }
