@@ -5,6 +5,7 @@
 pub mod fixtures;
 pub mod guests;
 pub mod nvidia;
+pub mod openai;
 pub mod recorded;
 pub mod runs;
 

@@ -6,6 +6,7 @@
 //! ```
 
 pub mod aiperf;
+pub mod builtin;
 mod point;
 mod report;
 pub mod steady;

@@ -117,16 +117,16 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Whether the figure satisfies the rule, and by what.
-    pub fn verdict(&self, figure: &Figure) -> Option<Stopped> {
-        if (figure.samples as usize) < fewest_samples(self.quantile).max(MIN_SAMPLES) {
+    /// Whether the figure satisfies the rule, and by what. `behind` is the number of samples behind its interval.
+    pub fn verdict(&self, figure: &Figure, behind: usize) -> Option<Stopped> {
+        if behind < fewest_samples(self.quantile).max(MIN_SAMPLES) {
             return None;
         }
         let Estimate { value, ci_low, ci_high, .. } = figure.target;
         if figure.target.relative_half_width() <= self.relative_precision {
             return Some(Stopped::Precise);
         }
-        let target = self.target.filter(|_| figure.samples as usize >= FEWEST_TO_DECIDE)?;
+        let target = self.target.filter(|_| behind >= FEWEST_TO_DECIDE)?;
         let low = value - (value - ci_low) * POCOCK;
         let high = value + (ci_high - value) * POCOCK;
         (target < low || target > high).then_some(Stopped::Decided)
@@ -158,7 +158,7 @@ mod tests {
             }
             look = next_look(samples.len());
             let figure = figure(&samples, rule.quantile, None).unwrap();
-            let verdict = rule.verdict(&figure);
+            let verdict = rule.verdict(&figure, samples.len());
             if verdict.is_some() || samples.len() >= cap {
                 return (figure, verdict);
             }
@@ -178,7 +178,7 @@ mod tests {
         // Constant samples: as precise as can be.
         for (quantile, fewest) in [(None, 8), (Some(0.5), 8), (Some(0.99), 368)] {
             let rule = Rule { quantile, relative_precision: 0.5, target: Some(1.0) };
-            let at = |n: usize| rule.verdict(&figure(&vec![5.0; n], quantile, None).unwrap());
+            let at = |n: usize| rule.verdict(&figure(&vec![5.0; n], quantile, None).unwrap(), n);
             assert_eq!(at(fewest - 1), None);
             assert_eq!(at(fewest), Some(Stopped::Precise));
         }
