@@ -1,4 +1,4 @@
-"""Reads a run directory with Dynamo's own loaders: `load_profile.py RUN`.
+"""Reads a run directory with Dynamo's own loaders: `load_profile.py [--planner-only] RUN`.
 
 RUN holds what `sla-profiler profile` wrote. Prints, as JSON, what the planner, the mocker and the profiler of
 NVIDIA's packages made of it; the test compares. Nothing here needs a server, and the replay's clock is virtual.
@@ -28,7 +28,7 @@ def config_map(documents: list[dict], prefix: str) -> dict[str, str]:
     return maps[0]["data"]
 
 
-def planner(folder: Path) -> dict:
+def planner(folder: Path, fitted: bool = True) -> dict:
     """The planner's own chain: no worker to ask, no simulator, so the files."""
     from dynamo.planner.config.defaults import SubComponentType
     from dynamo.planner.monitoring.perf_metrics import fetch_pre_deployment_metrics
@@ -44,7 +44,7 @@ def planner(folder: Path) -> dict:
             [m.scheduled_requests.num_decode_requests, m.scheduled_requests.sum_decode_kv_tokens, m.wall_time * 1e3]
             for m in decode
         ],
-        "fit": fit(prefill, decode),
+        "fit": fit(prefill, decode) if fitted else None,
     }
 
 
@@ -140,4 +140,8 @@ def main(run: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if sys.argv[1] == "--planner-only":
+        # Too few points for its regression.
+        json.dump(planner(Path(sys.argv[2]), fitted=False), sys.stdout)
+    else:
+        main(Path(sys.argv[1]))

@@ -15,6 +15,8 @@ use crate::engine::local::{self, LocalCluster};
 use crate::engine::served::{Bench, Settings, Site, Stop, TOLERANCE};
 use crate::engine::simulated::SimulatedCluster;
 use crate::http::{Client, Options, Origin};
+use crate::load::aiperf::Aiperf;
+use crate::load::builtin::{self, Builtin};
 use crate::load::{ApiKey, Endpoint, LoadGenerator};
 use crate::output::error::AppError;
 use crate::run::RunDir;
@@ -207,7 +209,7 @@ impl ClusterArgs {
                 served.clone().unwrap_or_else(|| spec.job.model.name.clone()),
             )
         };
-        let generator = generator(engines.load.unwrap_or_default(), &endpoint, &options)?;
+        let generator = generator(engines.load.unwrap_or_default(), &options)?;
         Ok(Equipment { settings, generator, endpoint, http: Client::new(options), names_its_model: served.is_some() })
     }
 
@@ -280,10 +282,14 @@ fn devices(spec: &RunSpec) -> Vec<String> {
     local::devices(&spec.job, &local, visible.as_deref())
 }
 
-fn generator(kind: LoadKind, _endpoint: &Endpoint, _options: &Options) -> Result<Arc<dyn LoadGenerator>, AppError> {
+fn generator(kind: LoadKind, options: &Options) -> Result<Arc<dyn LoadGenerator>, AppError> {
+    let ca_file = options.ca_file.clone();
     match kind {
-        LoadKind::Builtin => Err(setup("the builtin load generator is missing", "use --load aiperf")),
-        LoadKind::Aiperf => Err(setup("aiperf is missing", "use --load builtin")),
+        LoadKind::Builtin => Ok(Arc::new(Builtin::new(builtin::Options { ca_file, ..builtin::Options::default() }))),
+        LoadKind::Aiperf => {
+            let aiperf = Aiperf::find().map_err(|error| setup(error.to_string(), "--load builtin needs nothing else"))?;
+            Ok(Arc::new(aiperf.trusting(ca_file)))
+        }
     }
 }
 

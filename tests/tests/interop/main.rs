@@ -9,4 +9,6 @@
 )]
 
 mod dgdr;
+#[cfg(target_os = "linux")]
+mod mocker;
 mod profile_data;

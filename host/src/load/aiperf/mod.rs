@@ -41,6 +41,8 @@ const PROGRAM: &str = "aiperf";
 #[derive(Debug)]
 pub struct Aiperf {
     program: PathBuf,
+    /// Certificates (PEM) that AIPerf trusts, instead of the system's.
+    ca_file: Option<PathBuf>,
     /// The server does not take `ignore_eos` and `min_tokens`.
     plain: AtomicBool,
     /// The user knows of AIPerf's busy wait.
@@ -65,13 +67,24 @@ impl Aiperf {
     /// The program at a path.
     #[must_use]
     pub const fn at(program: PathBuf) -> Self {
-        Self { program, plain: AtomicBool::new(false), warned: AtomicBool::new(false) }
+        Self { program, ca_file: None, plain: AtomicBool::new(false), warned: AtomicBool::new(false) }
+    }
+
+    /// With certificates (PEM) to trust, which take the place of the system's: AIPerf has no setting for them, and its
+    /// Python reads one file.
+    #[must_use]
+    pub fn trusting(mut self, ca_file: Option<PathBuf>) -> Self {
+        self.ca_file = ca_file;
+        self
     }
 
     /// One run: its records, or why there are none.
     async fn run(&self, run: &Run<'_>, deadline: Duration) -> Result<Export, LoadError> {
         fresh(run.folder).map_err(|error| setup(&format!("cannot make {}: {error}", run.folder.display())))?;
-        let command = run.command(&self.program).map_err(|error| setup(&error))?;
+        let mut command = run.command(&self.program).map_err(|error| setup(&error))?;
+        if let Some(ca_file) = &self.ca_file {
+            command.env("SSL_CERT_FILE", std::path::absolute(ca_file).unwrap_or_else(|_| ca_file.clone()));
+        }
         let console = run.folder.join("console.log");
         let ended = process::run(command, &console, deadline).await.map_err(|error| self.cannot_start(&error))?;
         let said = match ended {

@@ -61,7 +61,8 @@ pub(super) fn samples(point: &Point, export: &Export, watch: Watch) -> Vec<f64> 
 pub(super) fn verdict(point: &Point, export: &Export) -> Option<Stopped> {
     let judge = |watch, target| {
         let rule = Rule { quantile: point.quantile, relative_precision: point.relative_precision, target };
-        rule.verdict(&figure(&samples(point, export, watch), point.quantile, None)?)
+        let samples = samples(point, export, watch);
+        rule.verdict(&figure(&samples, point.quantile, None)?, samples.len())
     };
     let ttft = || judge(Watch::Ttft, point.ttft_target_ms);
     let itl = || judge(Watch::Itl, point.itl_target_ms);
