@@ -15,6 +15,7 @@ use crate::engine::local::{self, LocalCluster};
 use crate::engine::served::{Bench, Settings, Site, Stop, TOLERANCE};
 use crate::engine::simulated::SimulatedCluster;
 use crate::http::{Client, Options, Origin};
+use crate::load::aiperf::Aiperf;
 use crate::load::builtin::{self, Builtin};
 use crate::load::{ApiKey, Endpoint, LoadGenerator};
 use crate::output::error::AppError;
@@ -300,7 +301,10 @@ fn generator(spec: &RunSpec, endpoint: &Endpoint, options: &Options) -> Result<A
                 ..defaults
             })))
         }
-        LoadKind::Aiperf => Err(setup("`--load aiperf` is not built in yet", "use --load builtin")),
+        LoadKind::Aiperf => {
+            let aiperf = Aiperf::find().map_err(|error| setup(error.to_string(), "--load builtin needs nothing else"))?;
+            Ok(Arc::new(aiperf.trusting(options.ca_file.clone())))
+        }
     }
 }
 
