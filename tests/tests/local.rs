@@ -424,3 +424,15 @@ fn a_dry_run_of_real_engines_starts_and_needs_nothing() {
     assert!(said.out.contains("prefill tp1") && said.out.contains("decode tp2"), "{}", said.out);
     assert!(!run.out().exists());
 }
+
+#[test]
+fn the_template_of_the_documentation_is_one() {
+    let document = std::fs::read_to_string(sla_profiler_tests::root().join("host/docs/real-engines.md")).unwrap();
+    let yaml = document.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("engines.yaml");
+    std::fs::write(&file, yaml).unwrap();
+    let mut command = sla_profiler(["profile", "-f", "examples/quickstart/dgdr.yaml", "--cluster", "local", "--dry-run"]);
+    command.arg("--local").arg(&file);
+    expect(exit_code::OK, command);
+}

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::backends;
 use crate::domain::search_space::{self, SearchSpace};
-use crate::domain::{Candidate, Job, Mapping, Role};
+use crate::domain::{Candidate, Mapping, Role};
 use crate::engine::Cluster;
 use crate::engine::endpoint::EndpointCluster;
 use crate::engine::local::{self, LocalCluster};
@@ -344,16 +344,4 @@ fn pick(listed: Vec<String>, wanted: &str, url: &str) -> Result<String, AppError
             hint: "--served-name says which of them to measure".to_owned(),
         }),
     }
-}
-
-/// For a job that is measured on the engine at hand.
-pub fn fits(job: &Job, space: &SearchSpace) -> Result<(), AppError> {
-    let gpus = space.candidates.first().map_or(0, Candidate::gpus);
-    if gpus > job.hardware.total_gpus {
-        return Err(usage(
-            format!("the engine has {gpus} GPUs, the budget is {}", job.hardware.total_gpus),
-            "--total-gpus is the budget of the deployment that is planned",
-        ));
-    }
-    Ok(())
 }
