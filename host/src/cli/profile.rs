@@ -361,7 +361,7 @@ impl Run<'_> {
     }
 }
 
-/// The first Ctrl-C or SIGTERM lets the current measurement finish and releases the engines, the second one leaves.
+/// The first Ctrl-C or SIGTERM lets the current measurement finish, on real engines if that takes seconds only, and releases the engines, the second one leaves.
 async fn watch_interrupts(stop: Arc<AtomicBool>, printer: crate::output::printer::Printer) {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))

@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Candidate, CandidateId, EngineFacts, Failure, Measurement, Probe, Role};
+use crate::domain::{Aim, Candidate, CandidateId, EngineFacts, Failure, Measurement, Probe, Role};
 
 /// An engine to bring up.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +47,11 @@ pub trait Cluster: Send + Sync {
     /// How long the probe should take on a running engine, for `--dry-run` and the ETA.
     fn expected_measure(&self, launch: &Launch, probe: &Probe) -> Duration;
 
+    /// How long a measurement may go on once the user wants to stop; `None`: until it is done.
+    fn patience(&self) -> Option<Duration> {
+        None
+    }
+
     /// Brings an engine up and waits until it answers. A failure leaves nothing behind.
     async fn launch(&self, launch: &Launch) -> Result<Box<dyn Engine>, Failure>;
 
@@ -65,8 +70,9 @@ pub trait Engine: Send {
     /// What it said of itself when it came up.
     fn facts(&self) -> &EngineFacts;
 
-    /// Measures one point in the given role. Takes time on the cluster's clock.
-    async fn measure(&mut self, role: Role, probe: &Probe) -> Result<Measurement, Failure>;
+    /// Measures one point in the given role. Takes time on the cluster's clock. Dropping the future ends it and leaves
+    /// the engine usable.
+    async fn measure(&mut self, role: Role, probe: &Probe, aim: Aim) -> Result<Measurement, Failure>;
 
     /// What the engine wrote to its log so far.
     fn log(&self) -> String;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Probe, Role, Sla};
+use crate::domain::{Aim, Probe, Role, Sla};
 
 /// How requests arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -100,7 +100,8 @@ impl Point {
     ///
     /// A probe counts samples of a decode engine in decode steps; requests are asked for that have as many, and one
     /// answer of each that is in flight at least.
-    pub fn of(role: Role, probe: &Probe, sla: &Sla, seed: u64) -> Self {
+    pub fn of(role: Role, probe: &Probe, aim: Aim, sla: &Sla, seed: u64) -> Self {
+        let target = |ms: Option<f64>| ms.filter(|_| aim == Aim::Compare);
         let (prompts, watch, max_requests) = match role {
             Role::Prefill => (Prompts::Unique, Watch::Ttft, probe.max_samples),
             Role::Decode => {
@@ -115,8 +116,8 @@ impl Point {
             prompts,
             watch,
             relative_precision: probe.relative_precision,
-            ttft_target_ms: sla.ttft_ms,
-            itl_target_ms: sla.itl_ms,
+            ttft_target_ms: target(sla.ttft_ms),
+            itl_target_ms: target(sla.itl_ms),
             max_requests: max_requests.max(1),
             quantile: sla.quantile,
             max_error_rate: MAX_ERROR_RATE,

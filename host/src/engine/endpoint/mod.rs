@@ -6,9 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::served::{Bench, Keeper, Liveness, Served, Site};
+use super::served::{Bench, Keeper, Liveness, PATIENCE, Served, Site};
 use super::{ApplyError, ApplyRequest, Cluster, Deployment, Engine, Launch};
-use crate::domain::{EngineFacts, Failure, Measurement, Probe, Role};
+use crate::domain::{Aim, EngineFacts, Failure, Measurement, Probe, Role};
 
 /// Why phase 7 does not happen here.
 pub const CANNOT_APPLY: &str = "only an engine that already runs was measured; kubectl apply final_config.yaml where it is \
@@ -34,6 +34,10 @@ impl EndpointCluster {
 impl Cluster for EndpointCluster {
     fn kind(&self) -> &'static str {
         "endpoint"
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        Some(PATIENCE)
     }
 
     fn gpus(&self) -> u32 {
@@ -76,8 +80,8 @@ impl Engine for EndpointEngine {
         self.served.facts()
     }
 
-    async fn measure(&mut self, role: Role, probe: &Probe) -> Result<Measurement, Failure> {
-        self.served.measure(role, probe).await
+    async fn measure(&mut self, role: Role, probe: &Probe, aim: Aim) -> Result<Measurement, Failure> {
+        self.served.measure(role, probe, aim).await
     }
 
     fn log(&self) -> String {

@@ -26,11 +26,11 @@ use self::ports::{Leased, Ports};
 use self::process::Group;
 use self::supervise::Supervised;
 use self::template::{Values, port_names};
-use super::served::{Bench, Served, Site};
+use super::served::{Bench, PATIENCE, Served, Site};
 use super::{ApplyError, ApplyRequest, Cluster, Deployment, Engine, Launch};
 use crate::backends::{self, EngineLimits, Mode, Worker};
 use crate::domain::memory::{DEFAULT_BATCHED_TOKENS, MemoryPlan};
-use crate::domain::{Backend, Candidate, EngineFacts, Failure, FailureClass, Job, Measurement, Probe, Role};
+use crate::domain::{Aim, Backend, Candidate, EngineFacts, Failure, FailureClass, Job, Measurement, Probe, Role};
 use crate::load::Endpoint;
 use crate::run::RunDir;
 use crate::spec::{EngineTemplate, LocalSpec};
@@ -208,8 +208,7 @@ impl LocalCluster {
             mode: Mode::Alone { prefix_caching },
         };
         let flags = backends::args(*backend, &worker).map_err(|error| error.to_string())?;
-        let rank_tokens =
-            MemoryPlan::new(model, &mapping, &hardware.gpu, DEFAULT_BATCHED_TOKENS).kv_tokens_per_rank();
+        let rank_tokens = MemoryPlan::new(model, &mapping, &hardware.gpu, DEFAULT_BATCHED_TOKENS).kv_tokens_per_rank();
         let caching = if prefix_caching { "--enable-prefix-caching" } else { "--no-enable-prefix-caching" };
         let texts: [(&str, String); 23] = [
             ("role", candidate.role.to_string()),
@@ -267,6 +266,10 @@ fn without_model(backend: Backend, flags: Vec<String>) -> Vec<String> {
 impl Cluster for LocalCluster {
     fn kind(&self) -> &'static str {
         "local"
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        Some(PATIENCE)
     }
 
     fn gpus(&self) -> u32 {
@@ -331,8 +334,8 @@ impl Engine for LocalEngine {
         self.served.facts()
     }
 
-    async fn measure(&mut self, role: Role, probe: &Probe) -> Result<Measurement, Failure> {
-        self.served.measure(role, probe).await
+    async fn measure(&mut self, role: Role, probe: &Probe, aim: Aim) -> Result<Measurement, Failure> {
+        self.served.measure(role, probe, aim).await
     }
 
     fn log(&self) -> String {
@@ -341,12 +344,7 @@ impl Engine for LocalEngine {
 
     async fn shutdown(self: Box<Self>) -> Result<(), Failure> {
         let candidate = self.served.facts().candidate;
-        self.group.end().await.map_err(|reason| Failure {
-            candidate,
-            class: FailureClass::Other,
-            probe: None,
-            reason,
-        })
+        self.group.end().await.map_err(|reason| Failure { candidate, class: FailureClass::Other, probe: None, reason })
     }
 }
 

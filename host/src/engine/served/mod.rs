@@ -31,13 +31,17 @@ use self::watch::Looks;
 use super::Launch;
 use crate::backends;
 use crate::domain::memory::{DEFAULT_BATCHED_TOKENS, MemoryPlan};
-use crate::domain::{EngineFacts, Failure, FailureClass, Job, Measurement, Probe, Role};
+use crate::domain::{Aim, EngineFacts, Failure, FailureClass, Job, Measurement, Probe, Role};
 use crate::http::{Client, Origin};
 use crate::load::{Endpoint, LoadError, LoadGenerator, LoadReport, Point};
 use crate::run::RunDir;
 
 /// An engine whose requests break off has this long to be found dead, so that the row says why.
 const GRACE_OF_DEATH: Duration = Duration::from_secs(3);
+
+/// A measurement that is nearly done when the user wants to stop may be finished; the rest of a pod's grace period, of 30
+/// s, is for ending engines.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A look at the metrics may take so long.
 const LOOK_DEADLINE: Duration = Duration::from_secs(5);
@@ -154,13 +158,8 @@ impl Served {
         log: impl Future<Output = Result<String, String>> + Send,
         asked_max_running: Option<u32>,
     ) -> Result<Self, Failure> {
-        let facts = EngineFacts {
-            candidate: launch.id,
-            kv_tokens: 0,
-            max_running: 0,
-            launch_s: 0.0,
-            kv_sources: Vec::new(),
-        };
+        let facts =
+            EngineFacts { candidate: launch.id, kv_tokens: 0, max_running: 0, launch_s: 0.0, kv_sources: Vec::new() };
         let Bench { job, generator, settings, http, stop, reports } = bench.clone();
         let mut served = Self { job, generator, settings, http, stop, reports, launch, site, liveness, facts };
         let left = served.settings.launch_deadline.saturating_sub(launched.elapsed());
@@ -270,14 +269,14 @@ impl Served {
     ///
     /// # Errors
     /// Without a probe: the engine is gone. With one: this point is no good, and why.
-    pub async fn measure(&self, role: Role, probe: &Probe) -> Result<Measurement, Failure> {
+    pub async fn measure(&self, role: Role, probe: &Probe, aim: Aim) -> Result<Measurement, Failure> {
         if let Some(reason) = self.liveness.reason() {
             return Err(self.failure(FailureClass::Crash, None, &reason));
         }
         let point = Point {
             deadline: self.settings.point_deadline,
             artifacts: self.reports.as_ref().map(|dir| dir.path().join(self.launch.candidate.dir_name())),
-            ..Point::of(role, probe, &self.job.sla, self.seed(role, probe))
+            ..Point::of(role, probe, aim, &self.job.sla, self.seed(role, probe))
         };
         let started = Instant::now();
         let mut looks = Looks::default();

@@ -160,7 +160,7 @@ mod tests {
         let mut endpoint = Endpoint { tokenizer: Some(folder.path().into()), ..Endpoint::new("http://h:1", "m") };
         let probe = Probe { candidate: 0, isl: 3000, osl: 5, concurrency: 4, relative_precision: 0.05, max_samples: 8 };
         let sla = Sla { ttft_ms: None, itl_ms: None, e2e_ms: None, quantile: None };
-        let mut point = Point::of(role, &probe, &sla, 100);
+        let mut point = Point::of(role, &probe, crate::domain::Aim::Compare, &sla, 100);
         point.traffic = traffic.unwrap_or(point.traffic);
         let copy = endpoint.clone();
         let run = Run { endpoint: &copy, point: &point, folder: folder.path(), requests: 8, look: 0, plain: false };

@@ -85,7 +85,7 @@ mod tests {
 
     fn point(role: Role, concurrency: u32, max_samples: u32) -> Point {
         let probe = Probe { candidate: 0, isl: 3000, osl: 150, concurrency, relative_precision: 0.05, max_samples };
-        Point::of(role, &probe, &sla(), 1)
+        Point::of(role, &probe, crate::domain::Aim::Compare, &sla(), 1)
     }
 
     #[test]

@@ -195,7 +195,7 @@ mod tests {
     fn point(role: Role) -> Point {
         let probe =
             Probe { candidate: 0, isl: 3000, osl: 21, concurrency: 1, relative_precision: 0.05, max_samples: 500 };
-        Point::of(role, &probe, &sla(), 1)
+        Point::of(role, &probe, crate::domain::Aim::Compare, &sla(), 1)
     }
 
     fn near(one: f64, other: f64) -> bool {

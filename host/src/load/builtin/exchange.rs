@@ -35,6 +35,8 @@ pub(super) enum Fault {
     Stale(String),
     /// It took too long.
     Deadline(String),
+    /// The answer is whole and has no text: nothing was generated, or only tokens that are no text.
+    NoText,
     /// The answer came but makes no sense.
     Answer(String),
 }
@@ -46,6 +48,7 @@ impl std::fmt::Display for Fault {
             Fault::Connection(reason) | Fault::Stale(reason) | Fault::Deadline(reason) | Fault::Answer(reason) => {
                 f.write_str(reason)
             }
+            Fault::NoText => f.write_str("the answer has no text: no token was generated"),
         }
     }
 }
@@ -226,7 +229,7 @@ pub(super) async fn exchange(
         .await;
     }
     let Some((first, last)) = times else {
-        return Err(Fault::Answer("the answer has no text: no token was generated".to_owned()));
+        return Err(Fault::NoText);
     };
     Ok(Answer {
         sent,
