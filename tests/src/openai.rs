@@ -23,13 +23,16 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::{ServerConfig, crypto};
 
-/// When tokens are emitted: an engine's law in four numbers.
+/// When tokens are emitted: an engine's law in a few numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Timing {
     /// To the first token of a prompt that is in the prefix cache.
     pub ttft_ms: f64,
     /// More for each prompt token that is not.
     pub ttft_ms_per_token: f64,
+    /// TTFT of each request is a factor from 1 − this to 1 + this longer, by its number: requests that start together do
+    /// not stay together.
+    pub ttft_spread: f64,
     /// Between tokens, with one request in flight.
     pub itl_ms: f64,
     /// More for each other request in flight.
@@ -39,7 +42,7 @@ pub struct Timing {
 impl Timing {
     /// The same for all requests.
     pub const fn fixed(ttft_ms: f64, itl_ms: f64) -> Self {
-        Self { ttft_ms, ttft_ms_per_token: 0.0, itl_ms, itl_ms_per_request: 0.0 }
+        Self { ttft_ms, ttft_ms_per_token: 0.0, ttft_spread: 0.0, itl_ms, itl_ms_per_request: 0.0 }
     }
 }
 
@@ -484,11 +487,16 @@ async fn complete<Io: AsyncWrite + Unpin>(
     let is_new = shared.cache.lock().expect("no thread has failed").insert(hasher.finish());
     let timing = behaviour.timing;
     let ttft_ms = timing.ttft_ms + if is_new { timing.ttft_ms_per_token * f64::from(isl) } else { 0.0 };
+    // Weyl's sequence of the golden ratio: evenly spread, whatever the count.
+    let place = (f64::from(number) * 0.618_033_988_749_895).fract();
+    let ttft_ms = ttft_ms * (1.0 + timing.ttft_spread * (2.0 * place - 1.0));
     let itl_ms = timing.itl_ms + timing.itl_ms_per_request * f64::from(running);
 
     let id = request.header("x-request-id").unwrap_or_default().to_owned();
     let frame = |text: &str| -> Vec<u8> { format!("{:x}\r\n{text}\r\n", text.len()).into_bytes() };
     let event = |event: &Value| frame(&format!("data: {event}\n\n"));
+    // AIPerf looks at it.
+    let object = if is_chat { "chat.completion.chunk" } else { "text_completion" };
     let choice = |text: Option<&str>, finish: Option<&str>| {
         let mut choice = json!({"index": 0, "logprobs": null, "finish_reason": finish});
         if is_chat {
@@ -496,7 +504,7 @@ async fn complete<Io: AsyncWrite + Unpin>(
         } else {
             choice["text"] = json!(text.unwrap_or_default());
         }
-        json!({"id": id, "object": "chunk", "created": 1_700_000_000, "model": behaviour.model, "choices": [choice]})
+        json!({"id": id, "object": object, "created": 1_700_000_000, "model": behaviour.model, "choices": [choice]})
     };
     // One token's frame, made once: making it anew for each would cost more than writing it.
     let token = event(&choice(Some(" word"), None));
@@ -507,7 +515,7 @@ async fn complete<Io: AsyncWrite + Unpin>(
     .ok()?;
     if is_chat {
         io.write_all(&event(
-            &json!({"id": id, "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}),
+            &json!({"id": id, "object": object, "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}),
         ))
         .await
         .ok()?;
@@ -561,7 +569,7 @@ async fn complete<Io: AsyncWrite + Unpin>(
         };
         let usage =
             json!({"prompt_tokens": isl, "completion_tokens": completion, "total_tokens": i64::from(isl) + completion});
-        tail.extend(event(&json!({"id": id, "choices": [], "usage": usage})));
+        tail.extend(event(&json!({"id": id, "object": object, "choices": [], "usage": usage})));
     }
     tail.extend(frame("data: [DONE]\n\n"));
     drop(slot);

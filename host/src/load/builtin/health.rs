@@ -25,13 +25,19 @@ const BUSY: f64 = 0.9;
 struct ThreadTimes {
     running: Duration,
     waiting: Duration,
+    /// Times that it was given a CPU.
+    turns: f64,
 }
 
 /// Of the calling thread; Linux only.
 fn thread_times() -> Option<ThreadTimes> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    let mut nanoseconds = text.split_ascii_whitespace().map(|n| n.parse().ok().map(Duration::from_nanos));
-    Some(ThreadTimes { running: nanoseconds.next()??, waiting: nanoseconds.next()?? })
+    let mut numbers = text.split_ascii_whitespace().map(|n| n.parse::<u64>().ok());
+    Some(ThreadTimes {
+        running: Duration::from_nanos(numbers.next()??),
+        waiting: Duration::from_nanos(numbers.next()??),
+        turns: numbers.next()?? as f64,
+    })
 }
 
 /// Watches the thread that it was made on.
@@ -39,14 +45,16 @@ fn thread_times() -> Option<ThreadTimes> {
 pub(super) struct Watch {
     stop: Arc<AtomicBool>,
     lags_ms: Arc<Mutex<Vec<f64>>>,
+    echoes_ms: Arc<Mutex<Vec<f64>>>,
     since: Instant,
     times: Option<ThreadTimes>,
     lateness_ms: Vec<f64>,
 }
 
 impl Watch {
-    /// Signals begin at once; to be called on the event loop.
-    pub(super) fn start() -> Self {
+    /// Signals begin at once; to be called on the event loop. Whoever reads a first token sends the moment to `echoes`:
+    /// it comes back after all that was in the loop's queue, so its way takes as long as that token waited.
+    pub(super) fn start(mut echoes: mpsc::UnboundedReceiver<Instant>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let lags_ms = Arc::new(Mutex::new(Vec::new()));
         let (sender, mut receiver) = mpsc::unbounded_channel::<Instant>();
@@ -69,12 +77,21 @@ impl Watch {
                 lags.lock().unwrap_or_else(PoisonError::into_inner).push(lag);
             }
         });
-        Self { stop, lags_ms, since: Instant::now(), times: thread_times(), lateness_ms: Vec::new() }
+        let echoes_ms = Arc::new(Mutex::new(Vec::new()));
+        let echoed = echoes_ms.clone();
+        tokio::spawn(async move {
+            while let Some(sent) = echoes.recv().await {
+                let lag = sent.elapsed().as_secs_f64() * 1e3;
+                echoed.lock().unwrap_or_else(PoisonError::into_inner).push(lag);
+            }
+        });
+        Self { stop, lags_ms, echoes_ms, since: Instant::now(), times: thread_times(), lateness_ms: Vec::new() }
     }
 
     /// What was seen so far belongs to the warm-up.
     pub(super) fn restart(&mut self) {
         self.lags_ms.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.echoes_ms.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.lateness_ms.clear();
         self.since = Instant::now();
         self.times = thread_times();
@@ -92,7 +109,12 @@ impl Watch {
         let share = |now: Duration, then: Duration| now.saturating_sub(then).as_secs_f64() / wall.max(1e-9);
         let times = self.times.zip(thread_times());
         let or_zero = |x: Option<f64>| x.unwrap_or(0.0);
+        let queued = or_zero(stats::mean(&self.echoes_ms.lock().unwrap_or_else(PoisonError::into_inner)));
+        let waited = times.map_or(0.0, |(then, now)| {
+            now.waiting.saturating_sub(then.waiting).as_secs_f64() * 1e3 / (now.turns - then.turns).max(1.0)
+        });
         ClientHealth {
+            read_lag_mean_ms: queued + waited,
             send_lateness_mean_ms: or_zero(stats::mean(&self.lateness_ms)),
             send_lateness_p99_ms: or_zero(stats::quantile(&self.lateness_ms, 0.99)),
             loop_lag_mean_ms: or_zero(stats::mean(&lags)),
@@ -113,8 +135,9 @@ impl Drop for Watch {
 /// Why the report's figures are the client's and not the engine's, if they are: its own share of a latency is more than
 /// the options allow, or its event loop was busy all the time.
 ///
-/// Every token is seen `loop_lag` late on average. TTFT has all of it, and in an open loop the sending's lateness too;
-/// ITL has the difference of two lags over all tokens, for which the 99 % quantile is a bound that is met by chance only.
+/// Tokens are seen `read_lag` late on average, or `loop_lag` where that is more. TTFT has all of it, and in an open loop
+/// the sending's lateness too; ITL has the difference of two lags over all tokens, for which the 99 % quantile is a bound
+/// that is met by chance only.
 pub(super) fn judge(report: &LoadReport, health: &ClientHealth, is_open: bool, options: &Options) -> Option<String> {
     let share = options.max_client_share;
     if share.is_infinite() {
@@ -130,7 +153,7 @@ pub(super) fn judge(report: &LoadReport, health: &ClientHealth, is_open: bool, o
     let too_much = |own_ms: f64, of_ms: f64| own_ms > (share * of_ms).max(NEGLIGIBLE_MS);
     let percent = share * 100.0;
     if let Some(ttft) = report.ttft_ms {
-        let own = health.loop_lag_mean_ms + if is_open { health.send_lateness_mean_ms } else { 0.0 };
+        let own = health.loop_lag_mean_ms.max(health.read_lag_mean_ms) + if is_open { health.send_lateness_mean_ms } else { 0.0 };
         if too_much(own, ttft.stat.mean) {
             return Some(format!(
                 "{own:.2} ms of a mean TTFT of {:.2} ms are its own, more than {percent:.1} %",
