@@ -110,6 +110,8 @@ pub struct Behaviour {
     pub kv_tokens: u32,
     /// All emission stops at the first and goes on at the second, counted from the start of the server.
     pub pause: Option<(Duration, Duration)>,
+    /// Whether it watches how late its own event loop is, for `/truth`.
+    pub watches_itself: bool,
     /// Speaks TLS with a certificate of its own.
     pub tls: bool,
     /// Port; 0 for any.
@@ -135,6 +137,7 @@ impl Default for Behaviour {
             max_running: 100_000,
             kv_tokens: 1 << 20,
             pause: None,
+            watches_itself: false,
             tls: false,
             port: 0,
         }
@@ -189,6 +192,7 @@ struct Shared {
     cache: Mutex<HashSet<u64>>,
     slots: Semaphore,
     connections: AtomicU32,
+    lags_ms: Mutex<Vec<f64>>,
 }
 
 /// A server that runs; ends when it is dropped.
@@ -237,6 +241,7 @@ impl OpenAi {
             completions: AtomicU32::new(0),
             cache: Mutex::default(),
             connections: AtomicU32::new(0),
+            lags_ms: Mutex::default(),
         });
         let (stop, stopped) = oneshot::channel::<()>();
         let on_thread = shared.clone();
@@ -245,6 +250,9 @@ impl OpenAi {
             runtime.block_on(async move {
                 listener.set_nonblocking(true).expect("the listener can be made asynchronous");
                 let listener = TcpListener::from_std(listener).expect("the listener can be used");
+                if on_thread.behaviour.watches_itself {
+                    tokio::spawn(watch(on_thread.clone()));
+                }
                 tokio::select! {
                     () = accept(listener, acceptor, on_thread) => {}
                     _ = stopped => {}
@@ -309,6 +317,22 @@ async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, shared: Ar
                 },
             }
         });
+    }
+}
+
+/// Signals from another thread, each with the moment at which it was due.
+async fn watch(shared: Arc<Shared>) {
+    let (sender, mut signals) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        let mut due = Instant::now();
+        while sender.send(due).is_ok() {
+            due += Duration::from_micros(7300);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+    });
+    while let Some(due) = signals.recv().await {
+        let lag_ms = Instant::now().saturating_duration_since(due).as_secs_f64() * 1e3;
+        shared.lags_ms.lock().expect("no thread has failed").push(lag_ms);
     }
 }
 
@@ -425,7 +449,9 @@ fn truth(shared: &Shared) -> String {
     let records = shared.records.lock().expect("no thread has failed");
     let rows: Vec<Value> =
         records.iter().map(|r| json!([r.id, r.received_s, r.first_s, r.last_s, r.tokens, r.isl])).collect();
-    Value::Array(rows).to_string()
+    let lags = shared.lags_ms.lock().expect("no thread has failed");
+    let lag_mean_ms = lags.iter().sum::<f64>() / lags.len().max(1) as f64;
+    json!({"rows": rows, "lag_mean_ms": lag_mean_ms}).to_string()
 }
 
 /// Takes part in the count of those who wait, however waiting ends.

@@ -45,7 +45,7 @@ pub struct ClientHealth {
     pub send_lateness_mean_ms: f64,
     /// The same, 99 % quantile.
     pub send_lateness_p99_ms: f64,
-    /// From a signal to the event loop, given at random moments, to its reaction, mean: how late tokens are seen.
+    /// From a signal to the event loop, due at random moments, to its reaction, mean: how late tokens are seen.
     pub loop_lag_mean_ms: f64,
     /// The same, 99 % quantile.
     pub loop_lag_p99_ms: f64,
