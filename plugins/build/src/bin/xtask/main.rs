@@ -19,7 +19,7 @@ Usage: cargo xtask <TASK>
 Tasks:
   quickstart [FLAGS]  Build everything and run the quickstart example; FLAGS go to `sla-profiler profile`
   plugins             Get the Wasm toolchain and build the bundled plugins to <target>/plugins
-  test                Plugins, format, lints, licences, then all tests
+  test                Plugins, format, lints, licences, then all tests; --without-interop: without NVIDIA's packages
   generate            Rewrite the generated files that the tests compare with
   bench [load]        Build and run the benchmark report; `load`: the load generator's, with AIPerf if it is there
   toolchain           Get the Wasm toolchain only
@@ -28,6 +28,7 @@ Tasks:
 Environment:
   SLA_PROFILER_WASM_TOOLCHAIN  installed, rustup or debian: use this Wasm toolchain or fail
   SLA_PROFILER_PYTHON          a Python with the packages of tests/requirements.txt, instead of one made here
+  SLA_PROFILER_INTEROP_PYTHON  a Python with the packages of tests/interop/requirements.txt, likewise
   CI                           when set, Cargo.lock must be current and nothing is compiled incrementally
 
 Exit status: 0; 1 when a step failed; 2 for a wrong command line; quickstart passes on that of sla-profiler.
