@@ -68,6 +68,7 @@ fn main() {
         timing: Timing {
             ttft_ms: 2.0 / flags.speed,
             ttft_ms_per_token: 0.02 / flags.speed,
+            ttft_spread: 0.0,
             itl_ms: 3.0 / flags.speed,
             itl_ms_per_request: 0.05 / flags.speed,
         },

@@ -21,7 +21,7 @@ Tasks:
   plugins             Get the Wasm toolchain and build the bundled plugins to <target>/plugins
   test                Plugins, format, lints, licences, then all tests; --without-interop: without NVIDIA's packages
   generate            Rewrite the generated files that the tests compare with
-  bench               Build and run the benchmark report
+  bench [load]        Build and run the benchmark report; `load`: the load generator's, with AIPerf if it is there
   toolchain           Get the Wasm toolchain only
   licences            Check every dependency's licence and source against deny.toml, offline
 

@@ -48,6 +48,10 @@ pub fn find(name: &str, rest: &[String]) -> Result<Task, Stop> {
         "test" if rest == [WITHOUT_INTEROP] => return Ok(|workspace, _| test(workspace, false)),
         "test" => |workspace, _| test(workspace, true),
         "generate" => |workspace, _| generate(workspace),
+        "bench" if rest.first().is_some_and(|what| what == BENCH_LOAD) => match rest.get(1) {
+            None => return Ok(|workspace, _| bench_load(workspace)),
+            Some(extra) => return Err(Stop::Usage(format!("`bench load` takes no argument, and `{extra}` was given"))),
+        },
         "bench" => |workspace, _| bench(workspace),
         "toolchain" => |workspace, _| get_toolchain(workspace, &Steps::start()).map(drop),
         "licences" => |workspace, _| check_licences(workspace, &Steps::start()),
@@ -207,6 +211,15 @@ fn golden_targets(tests: &Path) -> Result<Vec<String>, String> {
     Ok(targets)
 }
 
+/// The argument of `bench` that asks for the load generator's report.
+const BENCH_LOAD: &str = "load";
+
+fn bench_load(workspace: &Workspace) -> Result<(), Stop> {
+    let steps = Steps::start();
+    build_program(workspace, &steps, "bench_load")?;
+    steps.command("bench load", &mut workspace.program("bench_load"))
+}
+
 fn bench(workspace: &Workspace) -> Result<(), Stop> {
     let steps = Steps::start();
     plugins(workspace, &steps)?;
@@ -300,6 +313,13 @@ mod tests {
         assert!(usage("test", &["--dry-run"]).is_some());
         assert_eq!(usage("test", &[WITHOUT_INTEROP]), None);
         assert!(usage("plugins", &[WITHOUT_INTEROP]).is_some());
+    }
+
+    #[test]
+    fn bench_has_a_report_of_its_own_for_the_load_generator() {
+        assert_eq!(usage("bench", &["load"]), None);
+        assert!(usage("bench", &["load", "fast"]).unwrap().contains("`fast`"));
+        assert!(usage("bench", &["lode"]).unwrap().contains("`lode`"));
     }
 
     #[test]
