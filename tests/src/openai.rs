@@ -489,6 +489,8 @@ async fn complete<Io: AsyncWrite + Unpin>(
     let id = request.header("x-request-id").unwrap_or_default().to_owned();
     let frame = |text: &str| -> Vec<u8> { format!("{:x}\r\n{text}\r\n", text.len()).into_bytes() };
     let event = |event: &Value| frame(&format!("data: {event}\n\n"));
+    // Clients may look: AIPerf does not read chunks of another kind.
+    let object = if is_chat { "chat.completion.chunk" } else { "text_completion" };
     let choice = |text: Option<&str>, finish: Option<&str>| {
         let mut choice = json!({"index": 0, "logprobs": null, "finish_reason": finish});
         if is_chat {
@@ -496,7 +498,7 @@ async fn complete<Io: AsyncWrite + Unpin>(
         } else {
             choice["text"] = json!(text.unwrap_or_default());
         }
-        json!({"id": id, "object": "chunk", "created": 1_700_000_000, "model": behaviour.model, "choices": [choice]})
+        json!({"id": id, "object": object, "created": 1_700_000_000, "model": behaviour.model, "choices": [choice]})
     };
     // One token's frame, made once: making it anew for each would cost more than writing it.
     let token = event(&choice(Some(" word"), None));
@@ -507,7 +509,7 @@ async fn complete<Io: AsyncWrite + Unpin>(
     .ok()?;
     if is_chat {
         io.write_all(&event(
-            &json!({"id": id, "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}),
+            &json!({"id": id, "object": object, "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}),
         ))
         .await
         .ok()?;
@@ -561,7 +563,7 @@ async fn complete<Io: AsyncWrite + Unpin>(
         };
         let usage =
             json!({"prompt_tokens": isl, "completion_tokens": completion, "total_tokens": i64::from(isl) + completion});
-        tail.extend(event(&json!({"id": id, "choices": [], "usage": usage})));
+        tail.extend(event(&json!({"id": id, "object": object, "choices": [], "usage": usage})));
     }
     tail.extend(frame("data: [DONE]\n\n"));
     drop(slot);
