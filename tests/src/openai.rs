@@ -521,7 +521,7 @@ async fn complete<Io: AsyncWrite + Unpin>(
     let id = request.header("x-request-id").unwrap_or_default().to_owned();
     let frame = |text: &str| -> Vec<u8> { format!("{:x}\r\n{text}\r\n", text.len()).into_bytes() };
     let event = |event: &Value| frame(&format!("data: {event}\n\n"));
-    // AIPerf looks at it.
+    // Clients may look: AIPerf does not read chunks of another kind.
     let object = if is_chat { "chat.completion.chunk" } else { "text_completion" };
     let choice = |text: Option<&str>, finish: Option<&str>| {
         let mut choice = json!({"index": 0, "logprobs": null, "finish_reason": finish});

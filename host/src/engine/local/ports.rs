@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::http::Origin;
@@ -51,6 +52,27 @@ pub(super) fn check_own(url: &str, leased: &Leased) -> Result<(), String> {
     }
 }
 
+/// Where free ports are looked for: below those that systems give to clients (Linux from 32768), so that none of these
+/// takes one meanwhile. Dynamo also reads the port of its system status as a signed number of 16 bits.
+const FREE: (u16, u16) = (20_000, 32_767);
+
+/// Some port that is free. Searches begin elsewhere in each process and go on where the last one ended.
+fn bind_any() -> io::Result<TcpListener> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let (first, last) = FREE;
+    let count = u32::from(last - first) + 1;
+    let begin = std::process::id().wrapping_mul(97);
+    for _ in 0..count {
+        let offset = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % count;
+        let port = first + u16::try_from(offset).unwrap_or_default();
+        match bind(port) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            outcome => return outcome,
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AddrInUse, format!("all from {first} to {last} are taken")))
+}
+
 impl Ports {
     /// A port for each name: the fixed one, or any that is free. What is free now may be taken a moment later; the
     /// engine will then say so and end.
@@ -64,7 +86,7 @@ impl Ports {
         for name in names {
             loop {
                 let wanted = fixed.get(name).copied();
-                let listener = bind(wanted.unwrap_or(0)).map_err(|error| match wanted {
+                let listener = wanted.map_or_else(bind_any, bind).map_err(|error| match wanted {
                     Some(port) if error.kind() == io::ErrorKind::AddrInUse => format!(
                         "port {port} ({name}) is taken by another process; end that, or leave the port out of `ports` for \
                          a free one"
@@ -106,6 +128,7 @@ mod tests {
         let two = ports.lease(&names(&["http", "system"]), &BTreeMap::new()).unwrap();
         let all: BTreeSet<u16> = one.by_name.values().chain(two.by_name.values()).copied().collect();
         assert_eq!(all.len(), 4);
+        assert!(all.iter().all(|port| i16::try_from(*port).is_ok()), "{all:?}");
         all.iter().for_each(|port| drop(bind(*port).unwrap()));
     }
 
