@@ -10,6 +10,7 @@
 //! same scheduler code serves real and virtual time.
 
 pub mod predicted;
+pub mod served;
 pub mod simulated;
 
 use std::time::Duration;
