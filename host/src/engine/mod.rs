@@ -9,6 +9,7 @@
 //! Time is tokio's: a cluster that is simulated runs on a paused clock, which jumps whenever everybody waits, so the
 //! same scheduler code serves real and virtual time.
 
+pub mod kubernetes;
 pub mod predicted;
 pub mod served;
 pub mod simulated;
@@ -50,6 +51,9 @@ pub trait Cluster: Send + Sync {
 
     /// Creates the deployment and waits until it is ready. Phase 7.
     async fn apply(&self, request: &ApplyRequest) -> Result<Box<dyn Deployment>, ApplyError>;
+
+    /// Removes what launches and rollouts left behind that were cut off; quickly, since the process is about to end.
+    async fn clean_up(&self) {}
 }
 
 /// A running engine.
@@ -82,6 +86,12 @@ pub struct ApplyRequest {
 pub trait Deployment: Send {
     /// Sends the job's requests at the given rate and reports what users would see.
     async fn check(&mut self, load: &CheckLoad) -> Result<CheckReport, ApplyError>;
+
+    /// Puts back what ran before, after a check that missed the SLA, and says what it did; `None` where nothing did, and
+    /// the deployment stays.
+    async fn roll_back(&mut self) -> Result<Option<String>, ApplyError> {
+        Ok(None)
+    }
 }
 
 /// What to send to a deployment.

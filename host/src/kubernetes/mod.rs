@@ -13,6 +13,7 @@
 
 pub mod call;
 pub mod connect;
+pub mod deployments;
 pub mod dgdr;
 pub mod error;
 pub mod events;
@@ -52,8 +53,3 @@ pub const COMPONENT_LABEL: &str = "nvidia.com/dynamo-component";
 
 /// Labels of Dynamo's operator on what it makes for a DGDR: the DGDR's name.
 pub const DGDR_NAME_LABEL: &str = "dgdr.nvidia.com/name";
-
-/// `{"message": …}` of an error, for a log line: first line only.
-pub(crate) fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
-}

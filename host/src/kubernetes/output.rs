@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::connect::Kube;
@@ -99,6 +99,61 @@ impl Kube {
         let params = PatchParams::apply(FIELD_MANAGER).force().validation_strict();
         let patch = Patch::Apply(map);
         self.call(&action, || api.patch(name, &params, &patch)).await.map(|_| ())
+    }
+
+    /// Writes a ConfigMap that only we may have; one of the same name whose fields somebody else wrote is left as it is.
+    ///
+    /// # Errors
+    /// [`ClusterError::Foreign`] if it is not ours; else what the API server says.
+    pub async fn apply_own_config_map(&self, map: &Value) -> Result<(), ClusterError> {
+        let name = map.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+        let action = Action::on("patch", "configmaps", &self.namespace, name);
+        let api = self.config_maps();
+        let params = PatchParams::apply(FIELD_MANAGER).validation_strict();
+        let patch = Patch::Apply(map);
+        match self.call(&action, || api.patch(name, &params, &patch)).await {
+            Err(ClusterError::Conflict { message, .. }) => Err(ClusterError::Foreign {
+                resource: "configmaps".to_owned(),
+                name: name.to_owned(),
+                namespace: self.namespace.clone(),
+                why: message,
+            }),
+            other => other.map(|_| ()),
+        }
+    }
+
+    /// A ConfigMap as it may be applied again, if it is there.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn config_map(&self, name: &str) -> Result<Option<Value>, ClusterError> {
+        let action = Action::on("get", "configmaps", &self.namespace, name);
+        let api = self.config_maps();
+        let Some(map) = self.call(&action, || api.get_opt(name)).await? else { return Ok(None) };
+        let metadata = json!({
+            "name": name, "namespace": self.namespace,
+            "labels": map.metadata.labels, "annotations": map.metadata.annotations,
+        });
+        let kind = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata });
+        let mut value = kind;
+        if let Some(data) = map.data {
+            value["data"] = json!(data);
+        }
+        Ok(Some(value))
+    }
+
+    /// Deletes a ConfigMap; that it is gone already is fine.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn delete_config_map(&self, name: &str) -> Result<(), ClusterError> {
+        let action = Action::on("delete", "configmaps", &self.namespace, name);
+        let api = self.config_maps();
+        let params = DeleteParams::default();
+        match self.call(&action, || api.delete(name, &params)).await {
+            Ok(_) | Err(ClusterError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Writes a request's results.

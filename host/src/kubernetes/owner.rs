@@ -68,15 +68,22 @@ impl Owner {
         format!("{RUN_LABEL}={},{}={}", self.run, MANAGED_BY.0, MANAGED_BY.1)
     }
 
-    /// Puts labels, and the owner reference where it may cross no namespace, into an object's metadata.
-    pub fn mark(&self, object: &mut Value, namespace: &str) {
+    /// Puts namespace and labels into an object's metadata.
+    pub fn label(&self, object: &mut Value, namespace: &str) {
         let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
         metadata.insert("namespace".to_owned(), namespace.into());
         let labels = metadata.entry("labels").or_insert_with(|| json!({}));
         if let Some(labels) = labels.as_object_mut() {
             labels.extend(self.labels().into_iter().map(|(key, value)| (key, value.into())));
         }
-        if let Some(reference) = self.reference(namespace) {
+    }
+
+    /// The same, and the owner reference where it crosses no namespace: the object goes when its owner goes.
+    pub fn mark(&self, object: &mut Value, namespace: &str) {
+        self.label(object, namespace);
+        if let Some(reference) = self.reference(namespace)
+            && let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut)
+        {
             metadata.insert("ownerReferences".to_owned(), json!([reference]));
         }
     }

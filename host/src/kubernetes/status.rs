@@ -221,6 +221,7 @@ impl Observer for StatusObserver {
             Event::PhaseSkipped { phase: Phase::AutoApply, reason } => {
                 self.note(true, "NotApplied", reason.clone());
             }
+            Event::RolledBack { what } => self.note(true, "RolledBack", what.clone()),
             Event::Checked { report } => {
                 let (warning, reason) =
                     if report.meets_sla { (false, "DeploymentVerified") } else { (true, "SLANotMet") };

@@ -41,7 +41,13 @@ pub async fn run(context: &Context<'_>, generated: &Generated, plan: &Plan) -> R
     };
     let report = deployment.check(&load).await?;
     context.recorder.record(Event::Checked { report: report.clone() })?;
-    let verdict = if report.meets_sla { "within the SLA" } else { "NOT within the SLA" };
+    let mut verdict = if report.meets_sla { "within the SLA" } else { "NOT within the SLA" }.to_owned();
+    if !report.meets_sla
+        && let Some(what) = deployment.roll_back().await?
+    {
+        verdict = format!("{verdict}; {what}");
+        context.recorder.record(Event::RolledBack { what })?;
+    }
     let summary = format!(
         "{:.2} requests/s: TTFT {:.0} ms, ITL {:.1} ms ({}), {verdict}",
         report.requests_per_second,
