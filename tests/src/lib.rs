@@ -4,6 +4,7 @@
 
 pub mod fixtures;
 pub mod guests;
+pub mod processes;
 pub mod recorded;
 pub mod runs;
 

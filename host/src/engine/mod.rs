@@ -9,7 +9,9 @@
 //! Time is tokio's: a cluster that is simulated runs on a paused clock, which jumps whenever everybody waits, so the
 //! same scheduler code serves real and virtual time.
 
+pub mod endpoint;
 pub mod kubernetes;
+pub mod local;
 pub mod predicted;
 pub mod served;
 pub mod simulated;
@@ -54,6 +56,11 @@ pub trait Cluster: Send + Sync {
 
     /// Removes what launches and rollouts left behind that were cut off; quickly, since the process is about to end.
     async fn clean_up(&self) {}
+
+    /// Why phase 7 cannot happen here, where that is known beforehand; it is then skipped with these words.
+    fn cannot_apply(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// A running engine.

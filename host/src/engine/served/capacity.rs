@@ -25,7 +25,12 @@ pub struct Words {
 impl Words {
     /// Everybody's word, the most trusted first.
     fn sources(&self) -> Vec<KvSource> {
-        let source = |source: &str, kv_tokens, detail: String| KvSource { source: source.to_owned(), kv_tokens, detail };
+        let source = |source: &str, kv_tokens: Option<u64>, detail: String| KvSource {
+            source: source.to_owned(),
+            detail: if kv_tokens == Some(0) { format!("{detail}, which says 0") } else { detail },
+            // An engine without a cache does not serve; a figure of 0 is one that is not known yet.
+            kv_tokens: kv_tokens.filter(|tokens| *tokens > 0),
+        };
         let given = self.given.map(|tokens| source("given", Some(tokens), "--kv-tokens".to_owned()));
         let metrics = match &self.metrics {
             Ok(tokens) => source("metrics", Some(*tokens), "the engine's metrics endpoint".to_owned()),
@@ -50,7 +55,7 @@ impl Words {
     pub fn settle(&self, tolerance: f64) -> Result<(u64, Vec<KvSource>), String> {
         let sources = self.sources();
         let numbers: Vec<(&KvSource, u64)> =
-            sources.iter().filter_map(|s| Some((s, s.kv_tokens.filter(|tokens| *tokens > 0)?))).collect();
+            sources.iter().filter_map(|s| Some((s, s.kv_tokens?))).collect();
         let all = || {
             let line = |s: &KvSource| match s.kv_tokens {
                 Some(tokens) => format!("{} {tokens} tokens ({})", s.source, s.detail),
