@@ -4,6 +4,7 @@
 
 pub mod fixtures;
 pub mod guests;
+pub mod kubernetes;
 pub mod recorded;
 pub mod runs;
 

@@ -29,7 +29,8 @@ const PROGRAMS: &[(&str, &str)] = &[
 ];
 
 /// Files of kwok's module that the tests install: its CRDs, and how its nodes live.
-const KWOK_FOLDERS: &[&str] = &["kustomize/crd/bases", "kustomize/stage/node/fast", "kustomize/stage/node/heartbeat-with-lease"];
+const KWOK_FOLDERS: &[&str] =
+    &["kustomize/crd/bases", "kustomize/stage/node/fast", "kustomize/stage/node/heartbeat-with-lease"];
 
 /// Whether the user named a cluster or the programs, so that nothing is built.
 pub fn given() -> bool {
