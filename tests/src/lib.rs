@@ -5,6 +5,7 @@
 pub mod fixtures;
 pub mod guests;
 pub mod processes;
+pub mod kubernetes;
 pub mod recorded;
 pub mod runs;
 

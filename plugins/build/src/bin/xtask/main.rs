@@ -1,5 +1,6 @@
 //! `cargo xtask`: the tasks of this workspace. `cargo xtask --help` lists them.
 
+mod kubernetes;
 mod licences;
 mod tasks;
 mod workspace;
@@ -19,15 +20,19 @@ Usage: cargo xtask <TASK>
 Tasks:
   quickstart [FLAGS]  Build everything and run the quickstart example; FLAGS go to `sla-profiler profile`
   plugins             Get the Wasm toolchain and build the bundled plugins to <target>/plugins
-  test                Plugins, format, lints, licences, then all tests
+  test [--without-kubernetes]
+                      Plugins, format, lints, licences, Kubernetes servers, then all tests
   generate            Rewrite the generated files that the tests compare with
   bench               Build and run the benchmark report
   toolchain           Get the Wasm toolchain only
+  kubernetes-assets   Build the Kubernetes servers that the tests start, with Go
   licences            Check every dependency's licence and source against deny.toml, offline
 
 Environment:
   SLA_PROFILER_WASM_TOOLCHAIN  installed, rustup or debian: use this Wasm toolchain or fail
   SLA_PROFILER_PYTHON          a Python with the packages of tests/requirements.txt, instead of one made here
+  KUBEBUILDER_ASSETS           a folder with etcd, kube-apiserver and the others, instead of building them
+  USE_EXISTING_CLUSTER         true: the tests take the cluster of the current kubeconfig
   CI                           when set, Cargo.lock must be current and nothing is compiled incrementally
 
 Exit status: 0; 1 when a step failed; 2 for a wrong command line; quickstart passes on that of sla-profiler.

@@ -11,7 +11,7 @@ use sla_profiler_plugin_build::toolchain::{self, Toolchain};
 use sla_profiler_plugin_build::{Error, process};
 
 use crate::workspace::{Workspace, in_ci};
-use crate::{licences, say};
+use crate::{kubernetes, licences, say};
 
 /// The packages of the plugins that the program carries.
 const BUNDLED: &[&str] = &[
@@ -45,7 +45,11 @@ pub fn find(name: &str, rest: &[String]) -> Result<Task, Stop> {
     let task: Task = match name {
         "quickstart" => return Ok(quickstart),
         "plugins" => |workspace, _| plugins(workspace, &Steps::start()),
-        "test" => |workspace, _| test(workspace),
+        "test" => match rest {
+            [flag] if flag == WITHOUT_KUBERNETES => return Ok(|workspace, _| test(workspace, false)),
+            _ => |workspace, _| test(workspace, true),
+        },
+        "kubernetes-assets" => |workspace, _| kubernetes_assets(workspace, &Steps::start()).map(drop),
         "generate" => |workspace, _| generate(workspace),
         "bench" => |workspace, _| bench(workspace),
         "toolchain" => |workspace, _| get_toolchain(workspace, &Steps::start()).map(drop),
@@ -139,7 +143,13 @@ fn quickstart(workspace: &Workspace, flags: &[String]) -> Result<(), Stop> {
     }
 }
 
-fn test(workspace: &Workspace) -> Result<(), Stop> {
+/// Leaves out the tests that need Kubernetes servers, which Go builds.
+const WITHOUT_KUBERNETES: &str = "--without-kubernetes";
+
+/// The module that holds, in each file, the tests that need a cluster: a part of their names.
+const KUBERNETES_TESTS: &str = "on_a_cluster::";
+
+fn test(workspace: &Workspace, with_kubernetes: bool) -> Result<(), Stop> {
     let steps = Steps::start();
     steps.command("format", workspace.cargo().args(["fmt", "--all", "--check"]))?;
     plugins(workspace, &steps)?;
@@ -147,11 +157,35 @@ fn test(workspace: &Workspace) -> Result<(), Stop> {
     steps.command("lints", lints.args(["--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     check_licences(workspace, &steps)?;
     let python = python(workspace, &steps)?;
+    let assets = if with_kubernetes { kubernetes_assets(workspace, &steps)? } else { None };
     // Which tests call, and `cargo test` does not build for tests of another package.
     build_program(workspace, &steps, "sla-profiler")?;
     // The last step: its summary closes the output.
     let mut tests = locked(workspace.cargo(), "test");
-    steps.command("tests", tests.args(["--workspace", "--no-fail-fast"]).env(PYTHON_VARIABLE, python))
+    tests.args(["--workspace", "--no-fail-fast"]).env(PYTHON_VARIABLE, python);
+    if let Some(assets) = assets {
+        tests.env(kubernetes::ASSETS_VARIABLE, assets);
+    }
+    if !with_kubernetes {
+        steps.say(&format!("tests: those named {KUBERNETES_TESTS} are left out"));
+        tests.args(["--", "--skip", KUBERNETES_TESTS]);
+    }
+    steps.command("tests", &mut tests)
+}
+
+/// The folder with the servers, or nothing where the user named another or a cluster.
+fn kubernetes_assets(workspace: &Workspace, steps: &Steps) -> Result<Option<PathBuf>, Stop> {
+    let step = "kubernetes-assets";
+    if kubernetes::given() {
+        steps.say(&format!("{step}: as the environment says, nothing is built"));
+        return Ok(None);
+    }
+    let (folder, built) = steps.run(step, "the servers that the tests start", || {
+        kubernetes::ensure(workspace, &|line| steps.say(&format!("{step}: {line}")))
+    })?;
+    let state = if built { "built" } else { "kept" };
+    steps.say(&format!("{step}: {state} in {}", workspace.shown(&folder)));
+    Ok(Some(folder))
 }
 
 /// With this variable set, tests write the files that they otherwise compare with.
@@ -260,13 +294,15 @@ mod tests {
     fn only_quickstart_passes_flags_on() {
         assert_eq!(usage("quickstart", &["--dry-run"]), None);
         assert!(usage("test", &["--dry-run"]).is_some());
+        assert_eq!(usage("test", &["--without-kubernetes"]), None);
     }
 
     #[test]
     fn every_task_of_the_help_exists() {
         let tasks = crate::HELP.split("Tasks:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
-        let names: Vec<&str> = tasks.lines().filter_map(|line| line.split_whitespace().next()).collect();
-        assert_eq!(names.len(), 7);
+        let names = tasks.lines().filter(|line| !line.starts_with("    "));
+        let names: Vec<&str> = names.filter_map(|line| line.split_whitespace().next()).collect();
+        assert_eq!(names.len(), 8);
         assert!(names.iter().all(|name| usage(name, &[]).is_none()), "{names:?}");
     }
 }
