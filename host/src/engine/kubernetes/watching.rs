@@ -86,7 +86,7 @@ pub struct View {
 /// The watches of one deployment. They end when this is dropped.
 pub struct Watching {
     view: watch::Receiver<View>,
-    tasks: [JoinHandle<()>; 2],
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Drop for Watching {
@@ -99,24 +99,14 @@ impl Watching {
     /// Begins to watch the deployment of that name, whether it exists yet or not.
     pub fn start(kube: &Kube, api: DgdApi, name: &str) -> Self {
         let (sender, view) = watch::channel(View::default());
-        let dgds = watcher::watcher(kube.dgds(api), watcher::Config::default().fields(&format!("metadata.name={name}")));
-        let pods = watcher::watcher(kube.pods(), watcher::Config::default().labels(&format!("{DGD_POD_LABEL}={name}")));
-        let dgd_sender = sender.clone();
-        let dgd_task = tokio::spawn(async move {
-            let mut stream = pin!(dgds.default_backoff());
-            while let Some(event) = stream.next().await {
-                dgd_sender.send_if_modified(|view| on_dgd(view, event));
-            }
-        });
-        let pod_task = tokio::spawn(async move {
-            let mut stream = pin!(pods.default_backoff());
-            // Pods that a new list no longer has are gone.
-            let mut listing: BTreeMap<String, PodView> = BTreeMap::new();
-            while let Some(event) = stream.next().await {
-                sender.send_if_modified(|view| on_pod(view, &mut listing, event));
-            }
-        });
-        Self { view, tasks: [dgd_task, pod_task] }
+        Self { view, tasks: vec![watch_dgd(kube, api, name, sender.clone()), watch_pods(kube, name, sender)] }
+    }
+
+    /// Without pods.
+    #[cfg(test)]
+    pub fn start_dgd(kube: &Kube, api: DgdApi, name: &str) -> Self {
+        let (sender, view) = watch::channel(View::default());
+        Self { view, tasks: vec![watch_dgd(kube, api, name, sender)] }
     }
 
     /// For waiting for changes.
@@ -128,6 +118,28 @@ impl Watching {
     pub fn view(&self) -> View {
         self.view.borrow().clone()
     }
+}
+
+fn watch_dgd(kube: &Kube, api: DgdApi, name: &str, sender: watch::Sender<View>) -> JoinHandle<()> {
+    let dgds = watcher::watcher(kube.dgds(api), watcher::Config::default().fields(&format!("metadata.name={name}")));
+    tokio::spawn(async move {
+        let mut stream = pin!(dgds.default_backoff());
+        while let Some(event) = stream.next().await {
+            sender.send_if_modified(|view| on_dgd(view, event));
+        }
+    })
+}
+
+fn watch_pods(kube: &Kube, name: &str, sender: watch::Sender<View>) -> JoinHandle<()> {
+    let pods = watcher::watcher(kube.pods(), watcher::Config::default().labels(&format!("{DGD_POD_LABEL}={name}")));
+    tokio::spawn(async move {
+        let mut stream = pin!(pods.default_backoff());
+        // Pods that a new list no longer has are gone.
+        let mut listing: BTreeMap<String, PodView> = BTreeMap::new();
+        while let Some(event) = stream.next().await {
+            sender.send_if_modified(|view| on_pod(view, &mut listing, event));
+        }
+    })
 }
 
 fn trouble(view: &mut View, error: &watcher::Error) -> bool {
