@@ -9,6 +9,8 @@ pub mod conformance;
 pub mod dgd;
 pub mod domain;
 pub mod engine;
+pub mod http;
+pub mod kubernetes;
 pub mod load;
 pub mod output;
 pub mod phases;

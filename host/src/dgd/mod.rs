@@ -34,7 +34,7 @@ use crate::{
 };
 
 pub use profile_data::{DecodePoint, DecodeTable, PLANNER_MIN_POINTS, PrefillPoint, PrefillTable, ProfileData};
-pub use read::{ReadError, workers};
+pub use read::{ReadError, component_args, workers};
 pub use yaml::{documents, to_yaml};
 
 /// One worker component of a deployment.

@@ -9,7 +9,11 @@
 //! Time is tokio's: a cluster that is simulated runs on a paused clock, which jumps whenever everybody waits, so the
 //! same scheduler code serves real and virtual time.
 
+pub mod endpoint;
+pub mod kubernetes;
+pub mod local;
 pub mod predicted;
+pub mod served;
 pub mod simulated;
 
 use std::time::Duration;
@@ -49,6 +53,14 @@ pub trait Cluster: Send + Sync {
 
     /// Creates the deployment and waits until it is ready. Phase 7.
     async fn apply(&self, request: &ApplyRequest) -> Result<Box<dyn Deployment>, ApplyError>;
+
+    /// Removes what launches and rollouts left behind that were cut off; quickly, since the process is about to end.
+    async fn clean_up(&self) {}
+
+    /// Why phase 7 cannot happen here, where that is known beforehand; it is then skipped with these words.
+    fn cannot_apply(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// A running engine.
@@ -81,6 +93,12 @@ pub struct ApplyRequest {
 pub trait Deployment: Send {
     /// Sends the job's requests at the given rate and reports what users would see.
     async fn check(&mut self, load: &CheckLoad) -> Result<CheckReport, ApplyError>;
+
+    /// Puts back what ran before, after a check that missed the SLA, and says what it did; `None` where nothing did, and
+    /// the deployment stays.
+    async fn roll_back(&mut self) -> Result<Option<String>, ApplyError> {
+        Ok(None)
+    }
 }
 
 /// What to send to a deployment.

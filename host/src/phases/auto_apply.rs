@@ -12,6 +12,9 @@ const CHECK_REQUESTS: u32 = 600;
 
 /// Why this outcome should not be deployed without a person having looked at it; `None` if nothing speaks against it.
 pub fn objection(context: &Context<'_>, outcome: &Outcome) -> Option<String> {
+    if let Some(reason) = context.scheduler.cluster().cannot_apply() {
+        return Some(reason.to_owned());
+    }
     let budget = context.spec.job.hardware.total_gpus;
     let gpus = |replicas: u32, id: CandidateId| {
         u64::from(replicas) * context.space.candidates.get(id as usize).map_or(0, |c| u64::from(c.gpus()))
@@ -41,7 +44,13 @@ pub async fn run(context: &Context<'_>, generated: &Generated, plan: &Plan) -> R
     };
     let report = deployment.check(&load).await?;
     context.recorder.record(Event::Checked { report: report.clone() })?;
-    let verdict = if report.meets_sla { "within the SLA" } else { "NOT within the SLA" };
+    let mut verdict = if report.meets_sla { "within the SLA" } else { "NOT within the SLA" }.to_owned();
+    if !report.meets_sla
+        && let Some(what) = deployment.roll_back().await?
+    {
+        verdict = format!("{verdict}; {what}");
+        context.recorder.record(Event::RolledBack { what })?;
+    }
     let summary = format!(
         "{:.2} requests/s: TTFT {:.0} ms, ITL {:.1} ms ({}), {verdict}",
         report.requests_per_second,

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
 use super::document::{Entry, Node, Position, Text, Value};
+use super::engines::EnginesSpec;
 use super::error::{Place, SpecError};
 use super::profiler::{ANNOTATION, BLOCK, Plugin, Profiler};
 use super::reader::{Spelling, camel_case, join, read, read_json, snake_case};
@@ -75,6 +76,7 @@ pub(super) struct Request {
     pub seed: Option<Given<u32>>,
     pub dgd_api: Option<Given<DgdApi>>,
     pub simulation: SimulationGiven,
+    pub engines: Option<Given<EnginesSpec>>,
     pub auto_apply: Option<Given<bool>>,
     pub planner_config: Option<Given<Map<String, Json>>>,
     pub kv_router: Option<Given<bool>>,
@@ -156,7 +158,47 @@ pub(super) struct Metadata {
 
 /// Reads a text that holds one DGDR, whole or as a bare spec.
 pub(super) fn parse(text: &Text) -> Result<Request, SpecError> {
-    let mut node = text.dgdr()?;
+    parse_node(text.dgdr()?, text)
+}
+
+/// As [`parse`], for an object that an API server has checked: what is unknown here is a newer field, left out with a
+/// warning.
+pub(super) fn parse_tolerant(text: &Text) -> Result<Request, SpecError> {
+    let mut unknown: Vec<Place> = Vec::new();
+    let mut warnings = Vec::new();
+    loop {
+        let mut node = text.dgdr()?;
+        unknown.iter().for_each(|place| without(&mut node, place));
+        match parse_node(node, text) {
+            Ok(mut request) => {
+                request.warnings.append(&mut warnings);
+                return Ok(request);
+            }
+            Err(error) => match error.unknown_field() {
+                // The same one again: it stands where nothing can be left out.
+                Some(place) if !unknown.contains(place) => {
+                    warnings.push(format!("{}:{}: {error}: left out, it is newer than this program", place.source, place.line));
+                    unknown.push(place.clone());
+                }
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
+/// Takes the entry away whose key stands there.
+fn without(node: &mut Node, place: &Place) {
+    match &mut node.value {
+        Value::Map(entries) => {
+            entries.retain(|entry| (entry.key_at.line, entry.key_at.column) != (place.line, place.column));
+            entries.iter_mut().for_each(|entry| without(&mut entry.node, place));
+        }
+        Value::List(items) => items.iter_mut().for_each(|item| without(item, place)),
+        _ => {}
+    }
+}
+
+fn parse_node(mut node: Node, text: &Text) -> Result<Request, SpecError> {
     if !matches!(node.value, Value::Map(_)) {
         return Err(SpecError::config(format!("a {KIND} must be a map, not {}", node.describe()))
             .at(text.place(node.at))
@@ -547,6 +589,7 @@ fn ours(profiler: Option<Profiler>, view: &View<'_>, request: &mut Request) -> R
         compile_s: part("compileS", simulation.compile_s),
         warmup_s: part("warmupS", simulation.warmup_s),
     };
+    request.engines = view.given(&path("engines"), profiler.engines);
     request.model_figures = view.given(&path("model"), profiler.model);
     request.gpu_figures = view.given(&path("gpu"), profiler.gpu);
     request.min_isl = view.given(&path("minIsl"), profiler.min_isl);

@@ -4,17 +4,19 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::catalog::{find_gpu, find_model};
 use super::check::{MAX_GPUS, Range, gpu_problem, model_problem};
 use super::defaults::{ByVersion, Defaults};
 use super::document::Text;
+use super::engines::{EnginesSpec, LocalSpec};
 use super::error::{ErrorKind, Place, SpecError};
 use super::flags::Flags;
 use super::model_config::read_model_config;
 use super::names::{LONGEST_COMPONENT, MAX_POD_NAME, label_problem};
 use super::profiler::{Digest, Plugin, Setting};
-use super::request::{Given, Request, Version, parse};
+use super::request::{Given, Request, Version, parse, parse_tolerant};
 use super::run_spec::*;
 use super::source::Source;
 use super::v1beta1::BackendChoice;
@@ -79,10 +81,48 @@ pub struct Resolved {
 /// # Errors
 /// The first thing that is wrong, with its place and what to do about it.
 pub fn load(source: &Source, flags: &Flags) -> Result<Resolved, SpecError> {
-    let text = Text { name: source.name(), text: source.read()? };
-    let request = parse(&text)?;
+    load_on(source, flags, None)
+}
+
+/// As [`load`], for a cluster that was found to have this hardware.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_on(source: &Source, flags: &Flags, discovered: Option<&Discovered>) -> Result<Resolved, SpecError> {
+    let request = read_request(source)?;
     let defaults = Defaults::load()?;
-    Resolver { flags, source, defaults: &defaults, origins: Vec::new(), warnings: Vec::new() }.resolve(request)
+    let warnings = discovered.map(|found| found.notes.clone()).unwrap_or_default();
+    Resolver { flags, source, defaults: &defaults, discovered, origins: Vec::new(), warnings }.resolve(request)
+}
+
+fn read_request(source: &Source) -> Result<Request, SpecError> {
+    let text = Text { name: source.name(), text: source.read()? };
+    match source {
+        Source::Cluster { .. } => parse_tolerant(&text),
+        _ => parse(&text),
+    }
+}
+
+/// What file and flags say of the hardware, before defaults.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HardwareGiven {
+    /// Kind of GPU.
+    pub gpu_sku: Option<String>,
+    /// Whether kind, GPUs per node and GPU budget are all given.
+    pub complete: bool,
+}
+
+/// What file and flags say of the hardware. Standard input is read for good; give [`load`] an inline source then.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn hardware_given(source: &Source, flags: &Flags) -> Result<HardwareGiven, SpecError> {
+    let request = read_request(source)?;
+    let figures = request.gpu_figures.is_some();
+    let gpu_sku = flags.gpu_sku.clone().or(request.gpu_sku.map(|given| given.value));
+    let per_node = flags.num_gpus_per_node.is_some() || request.gpus_per_node.is_some();
+    let total = flags.total_gpus.is_some() || request.total_gpus.is_some();
+    Ok(HardwareGiven { complete: (figures || gpu_sku.is_some()) && per_node && total, gpu_sku })
 }
 
 /// A value with its origin, so that a check can blame the right one.
@@ -173,6 +213,7 @@ struct Resolver<'a> {
     flags: &'a Flags,
     source: &'a Source,
     defaults: &'a Defaults,
+    discovered: Option<&'a Discovered>,
     origins: Vec<OriginEntry>,
     warnings: Vec<String>,
 }
@@ -206,6 +247,7 @@ impl Resolver<'_> {
         let plugins = self.plugins(&mut request)?;
         let seed = self.pick("profiler.seed", "--seed", self.flags.seed, request.seed.take(), self.defaults.seed).value;
         let simulation = self.simulation(&mut request)?;
+        let engines = self.engines(&mut request)?;
         let by_flag = match (self.flags.auto_apply, self.flags.no_auto_apply) {
             (true, _) => Some(true),
             (_, true) => Some(false),
@@ -224,6 +266,7 @@ impl Resolver<'_> {
             deployment,
             auto_apply,
             simulation,
+            engines,
             output_dir: output_dir.map(PathBuf::from),
         };
         self.origins.sort_by_key(|entry| rank(&entry.path));
@@ -275,7 +318,7 @@ impl Resolver<'_> {
             Source::File(path) => {
                 path.file_stem().and_then(|stem| stem.to_str()).filter(|s| label_problem(s).is_none())
             }
-            Source::Stdin | Source::Inline(_) => None,
+            Source::Stdin | Source::Inline(_) | Source::Cluster { .. } => None,
         };
         let dgdr = match Field::choose("--name", self.flags.name.clone(), request.name.take()) {
             Some(field) => field,
@@ -407,7 +450,11 @@ impl Resolver<'_> {
 
     fn hardware(&mut self, request: &mut Request) -> Result<Hardware, SpecError> {
         let figures = Field::choose("", None, request.gpu_figures.take());
-        let sku = Field::choose("--gpu-sku", self.flags.gpu_sku.clone(), request.gpu_sku.take());
+        let discovered = |found: &Discovered| Origin::Derived(format!("labels of nodes: {}", found.from));
+        let sku = Field::choose("--gpu-sku", self.flags.gpu_sku.clone(), request.gpu_sku.take()).or_else(|| {
+            let found = self.discovered.filter(|_| figures.is_none())?;
+            Some(Field::new(found.gpu_sku.clone(), discovered(found), "hardware.gpuSku"))
+        });
         let (gpu, origin, figures_origin) = self.gpu(sku, figures)?;
         self.record("hardware.gpuSku", &gpu.name, origin);
         let summary = format!(
@@ -419,11 +466,17 @@ impl Resolver<'_> {
         self.record("hardware.gpuFigures", &summary, figures_origin.clone());
 
         let per_node = Field::choose("--num-gpus-per-node", self.flags.num_gpus_per_node, request.gpus_per_node.take())
-            .unwrap_or_else(|| Field::new(gpu.gpus_per_node, figures_origin, "hardware.numGpusPerNode"));
+            .unwrap_or_else(|| match self.discovered {
+                Some(found) => Field::new(found.gpus_per_node, discovered(found), "hardware.numGpusPerNode"),
+                None => Field::new(gpu.gpus_per_node, figures_origin, "hardware.numGpusPerNode"),
+            });
         self.record("hardware.numGpusPerNode", &per_node.value, per_node.origin.clone());
         let per_node = per_node.within(1, MAX_GPUS)?.value;
         let total = Field::choose("--total-gpus", self.flags.total_gpus, request.total_gpus.take())
-            .unwrap_or_else(|| Field::new(per_node, Origin::Derived("one node".to_owned()), "hardware.totalGpus"));
+            .unwrap_or_else(|| match self.discovered {
+                Some(found) => Field::new(found.total_gpus, discovered(found), "hardware.totalGpus"),
+                None => Field::new(per_node, Origin::Derived("one node".to_owned()), "hardware.totalGpus"),
+            });
         self.record("hardware.totalGpus", &total.value, total.origin.clone());
         let total = total.within(1, MAX_GPUS)?;
         if total.value < 2 {
@@ -786,6 +839,58 @@ impl Resolver<'_> {
         })
     }
 
+    /// The block as a whole, with each flag over the field of its name. Only what is given is recorded: the defaults are
+    /// those of whoever brings engines up.
+    fn engines(&mut self, request: &mut Request) -> Result<EnginesSpec, SpecError> {
+        let given = Field::choose("", None, request.engines.take());
+        let mut engines = given.as_ref().map(|field| field.value.clone()).unwrap_or_default();
+        let folder = self.source.folder();
+        for path in [&mut engines.tokenizer, &mut engines.api_key_file, &mut engines.ca_file].into_iter().flatten() {
+            if let Some(folder) = folder {
+                *path = folder.join(&*path);
+            }
+        }
+        engines.local = engines.local.map(|local| local.complete(folder)).transpose().map_err(|error| match &given {
+            Some(field) => field.blame(&error),
+            None => error,
+        })?;
+        let by_file: Map<String, Value> = as_map(&engines);
+        let flags = &self.flags.engines;
+        macro_rules! over {
+            ($($field:ident),*) => {
+                $(if flags.$field.is_some() { engines.$field.clone_from(&flags.$field); })*
+            };
+        }
+        over!(load, tokenizer, served_name, api_key_file, ca_file, kv_tokens, kv_tolerance, max_running);
+        engines.launch_deadline_s = flags.launch_deadline.or(engines.launch_deadline_s);
+        engines.point_deadline_s = flags.point_deadline.or(engines.point_deadline_s);
+        if let Some(argument) = &flags.local {
+            engines.local = Some(LocalSpec::named(argument)?);
+        }
+        for (key, value) in as_map(&engines) {
+            let path = format!("profiler.engines.{key}");
+            let flag = format!("--{}", kebab(key.strip_suffix('S').unwrap_or(&key)));
+            let origin = match (&given, by_file.get(&key) == Some(&value)) {
+                (Some(field), true) => field.origin.clone(),
+                _ => Origin::Flag(flag.clone()),
+            };
+            let name = if matches!(origin, Origin::Flag(_)) { flag } else { path.clone() };
+            let field = Field { value: value.as_f64(), origin: origin.clone(), name, at: None };
+            let range = match key.as_str() {
+                "launchDeadlineS" | "pointDeadlineS" | "kvTokens" | "maxRunning" => Some(Range::Positive),
+                "kvTolerance" => Some(Range::BelowOne),
+                _ => None,
+            };
+            if let (Some(range), Some(number)) = (range, field.value)
+                && let Some(wanted) = range.problem(number)
+            {
+                return Err(field.error(format_args!("must be {wanted}, not {number}")));
+            }
+            self.record(&path, &value, origin);
+        }
+        Ok(engines)
+    }
+
     fn deployment(
         &mut self,
         request: Request,
@@ -847,6 +952,26 @@ impl Resolver<'_> {
                 .unwrap_or_default(),
         })
     }
+}
+
+/// The fields that are given.
+fn as_map(value: &impl Serialize) -> Map<String, Value> {
+    match serde_json::to_value(value) {
+        Ok(Value::Object(map)) => map,
+        _ => Map::new(),
+    }
+}
+
+/// `launchDeadline` as `launch-deadline`.
+fn kebab(camel: &str) -> String {
+    let mut kebab = String::new();
+    for c in camel.chars() {
+        if c.is_ascii_uppercase() {
+            kebab.push('-');
+        }
+        kebab.push(c.to_ascii_lowercase());
+    }
+    kebab
 }
 
 /// Place of a value in the listing: the order of a DGDR.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::engines::EnginesSpec;
 use crate::domain::{Job, search_space::Limits};
 
 /// Everything that a run needs to know, checked.
@@ -24,6 +25,8 @@ pub struct RunSpec {
     pub auto_apply: bool,
     /// The simulated cluster's make-up.
     pub simulation: SimulationSpec,
+    /// How real engines are brought up and measured.
+    pub engines: EnginesSpec,
     /// Where the results go, if the DGDR says so (`outputDir`); the command line's `--out` comes first.
     pub output_dir: Option<PathBuf>,
 }
@@ -161,6 +164,21 @@ pub struct DeploymentSpec {
     pub overrides: Option<serde_json::Value>,
     /// Tolerations for every component, from `overrides.profilingJob`.
     pub tolerations: Vec<serde_json::Value>,
+}
+
+/// Hardware that a cluster was found to have; counts where neither file nor flag says anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discovered {
+    /// Kind of GPU, as the catalog calls it.
+    pub gpu_sku: String,
+    /// GPUs in one node.
+    pub gpus_per_node: u32,
+    /// All of them.
+    pub total_gpus: u32,
+    /// Where it was read, for a person.
+    pub from: String,
+    /// What a person should know.
+    pub notes: Vec<String>,
 }
 
 /// PVC with the weights.
