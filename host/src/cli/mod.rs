@@ -3,7 +3,9 @@
 pub mod cluster;
 pub mod config;
 pub mod controller;
+pub mod drop_in;
 pub mod explain;
+pub mod kubernetes;
 pub mod plugin;
 pub mod profile;
 pub mod replay;
@@ -91,7 +93,15 @@ pub fn main() -> ExitCode {
         _ => {}
     }
     child::this_program_compiles();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse_from(drop_in::arguments(std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(error) => {
+            if error.use_stderr() {
+                drop_in::told(&error.to_string());
+            }
+            error.exit()
+        }
+    };
     let printer = Printer::new(cli.global.output, cli.global.quiet, cli.global.no_progress, cli.global.color);
     let terminal = Terminal::new(&printer);
     let log_file = logging::init(cli.global.verbose, cli.global.quiet, &terminal);

@@ -99,6 +99,7 @@ const OURS: &[&str] = &[
     "final_config.yaml",
     "selected_prefill_interpolation",
     "selected_decode_interpolation",
+    "deployment",
 ];
 
 fn is_ours(name: &str) -> bool {
@@ -157,6 +158,17 @@ impl RunDir {
         // Found out now, not after an hour of measuring.
         let probe = ".writable";
         dir.write(probe, b"").and_then(|()| dir.remove_file(probe)).map_err(unusable)?;
+        Ok(Self { dir: Arc::new(dir), path: path.to_owned() })
+    }
+
+    /// Creates or opens the directory, whatever is in it and whoever else writes there.
+    ///
+    /// # Errors
+    /// If it cannot be created or opened.
+    pub fn shared(path: &Path) -> Result<Self, DirError> {
+        let unusable = |source| DirError::Unusable { path: path.to_owned(), source };
+        std::fs::create_dir_all(path).map_err(unusable)?;
+        let dir = Dir::open_ambient_dir(path, ambient_authority()).map_err(unusable)?;
         Ok(Self { dir: Arc::new(dir), path: path.to_owned() })
     }
 

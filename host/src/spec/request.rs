@@ -50,6 +50,7 @@ pub(super) struct Request {
     pub model_figures: Option<Given<Model>>,
     pub model_cache: Option<Given<PartialModelCache>>,
     pub backend: Option<Given<BackendChoice>>,
+    pub search_strategy: Option<SearchStrategy>,
     pub image: Option<Given<String>>,
     pub workers_image: Option<Given<String>>,
     pub gpu_sku: Option<Given<String>>,
@@ -405,6 +406,7 @@ fn from_v1beta1(spec: v1beta1::Spec, view: &View<'_>) -> Result<Request, SpecErr
             &mut request.warnings,
         );
     }
+    request.search_strategy = spec.search_strategy;
     request.model = view.given("model", spec.model);
     request.backend = view.given("backend", spec.backend);
     request.image = view.given("image", spec.image);

@@ -19,7 +19,7 @@ use super::profiler::{Digest, Plugin, Setting};
 use super::request::{Given, Request, Version, parse, parse_tolerant};
 use super::run_spec::*;
 use super::source::Source;
-use super::v1beta1::BackendChoice;
+use super::v1beta1::{BackendChoice, SearchStrategy};
 use crate::domain::search_space::Limits;
 use crate::domain::{Backend, Demand, GpuSku, Hardware, Job, Model, Sla, Workload};
 
@@ -103,26 +103,31 @@ fn read_request(source: &Source) -> Result<Request, SpecError> {
     }
 }
 
-/// What file and flags say of the hardware, before defaults.
+/// What file and flags say before defaults come in; for whoever has to find something out first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct HardwareGiven {
+pub struct Peek {
     /// Kind of GPU.
     pub gpu_sku: Option<String>,
     /// Whether kind, GPUs per node and GPU budget are all given.
-    pub complete: bool,
+    pub hardware_complete: bool,
+    /// Whether Dynamo would only simulate: its `searchStrategy` is `rapid`, or not given.
+    pub rapid: bool,
 }
 
-/// What file and flags say of the hardware. Standard input is read for good; give [`load`] an inline source then.
+/// What file and flags say. Standard input is read for good: give it [`Source::kept`].
 ///
 /// # Errors
 /// If the file cannot be read.
-pub fn hardware_given(source: &Source, flags: &Flags) -> Result<HardwareGiven, SpecError> {
+pub fn peek(source: &Source, flags: &Flags) -> Result<Peek, SpecError> {
     let request = read_request(source)?;
     let figures = request.gpu_figures.is_some();
     let gpu_sku = flags.gpu_sku.clone().or(request.gpu_sku.map(|given| given.value));
     let per_node = flags.num_gpus_per_node.is_some() || request.gpus_per_node.is_some();
     let total = flags.total_gpus.is_some() || request.total_gpus.is_some();
-    Ok(HardwareGiven { complete: (figures || gpu_sku.is_some()) && per_node && total, gpu_sku })
+    let hardware_complete = (figures || gpu_sku.is_some()) && per_node && total;
+    // v1alpha1 knows no strategy, and its profiler measures.
+    let rapid = request.version == Version::V1beta1 && request.search_strategy != Some(SearchStrategy::Thorough);
+    Ok(Peek { gpu_sku, hardware_complete, rapid })
 }
 
 /// A value with its origin, so that a check can blame the right one.

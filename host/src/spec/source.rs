@@ -55,6 +55,17 @@ impl Source {
         }
     }
 
+    /// The same, such that it can be read more than once: standard input can not.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn kept(self) -> Result<Self, SpecError> {
+        match self {
+            Source::Stdin => Ok(Source::Inline(Source::Stdin.read()?)),
+            other => Ok(other),
+        }
+    }
+
     pub(super) fn read(&self) -> Result<String, SpecError> {
         match self {
             Source::File(path) => read_file(path),
