@@ -4,8 +4,8 @@
 
 pub mod fixtures;
 pub mod guests;
-pub mod processes;
 pub mod kubernetes;
+pub mod processes;
 pub mod recorded;
 pub mod runs;
 

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod config;
+pub mod controller;
 pub mod drop_in;
 pub mod explain;
 pub mod kubernetes;
@@ -62,6 +63,8 @@ enum Command {
     Replay(Box<replay::Args>),
     /// Say why a recorded run came out as it did, and which SLA would make another candidate win
     Explain(explain::Args),
+    /// Work off the DGDRs of a cluster that name our class, one Job each
+    Controller(controller::Args),
     /// Look at the job that a DGDR and flags make, or at the schemas of files
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -119,6 +122,7 @@ fn run(command: Command, session: &Session) -> Result<u8, AppError> {
         Command::Profile(args) => args.run(session),
         Command::Replay(args) => args.run(session),
         Command::Explain(args) => args.run(session),
+        Command::Controller(args) => args.run(session),
         Command::Config(command) => {
             let mut text = Vec::new();
             command.run(&mut text, printer.is_json())?;

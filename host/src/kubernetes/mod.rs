@@ -6,13 +6,15 @@
 //!              |-- dgdr        the request: read, status by server-side apply
 //!              |-- events      what a person would want to know, as Events on the request
 //!              |-- output      results as ConfigMaps
-//!              '-- nodes       GPUs, from node labels
+//!              |-- nodes       GPUs, from node labels
+//!              '-- controller  works off requests, a Job each
 //! ```
 //!
 //! One field manager, [`FIELD_MANAGER`], owns all that is written.
 
 pub mod call;
 pub mod connect;
+pub mod controller;
 pub mod deployments;
 pub mod dgdr;
 pub mod error;

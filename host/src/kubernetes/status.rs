@@ -42,7 +42,8 @@ pub enum Stage {
 }
 
 impl Stage {
-    const fn v1beta1(self) -> &'static str {
+    /// As v1beta1 calls it.
+    pub const fn v1beta1(self) -> &'static str {
         match self {
             Stage::Pending => "Pending",
             Stage::Profiling => "Profiling",
@@ -95,7 +96,13 @@ impl Conditions {
         condition.get(key).and_then(Value::as_str).unwrap_or_default()
     }
 
-    fn set(&mut self, kind: &str, holds: Option<bool>, reason: &str, message: &str, generation: i64, now: &str) {
+    /// For the API server.
+    pub fn list(&self) -> &[Value] {
+        &self.0
+    }
+
+    /// Sets one; `now` (RFC 3339) is kept as its time if its status changes.
+    pub fn set(&mut self, kind: &str, holds: Option<bool>, reason: &str, message: &str, generation: i64, now: &str) {
         let status = match holds {
             Some(true) => "True",
             Some(false) => "False",

@@ -35,12 +35,16 @@ impl ControlPlane {
     /// The one of this process; the first call starts it, with Dynamo's CRDs and no node.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<ControlPlane> = OnceLock::new();
-        // A thread of its own: a test that calls this inside `block_on` may not start another runtime.
-        SHARED.get_or_init(|| thread::spawn(|| Self::start(&crds::dynamo)).join().expect("a control plane starts"))
+        SHARED.get_or_init(|| Self::start(crds::dynamo))
     }
 
     /// One of the caller's own, ended when it is dropped. `crds` gets the API server's own schemas.
-    pub fn start(crds: &dyn Fn(&crds::Schemas) -> Vec<Value>) -> Self {
+    pub fn start(crds: fn(&crds::Schemas) -> Vec<Value>) -> Self {
+        // A thread of its own: a test that calls this inside `block_on` may not start another runtime.
+        thread::spawn(move || Self::start_here(crds)).join().expect("a control plane starts")
+    }
+
+    fn start_here(crds: fn(&crds::Schemas) -> Vec<Value>) -> Self {
         let folder = tempfile::Builder::new().prefix("sla-profiler-cluster-").tempdir().expect("a folder").keep();
         let identity = Identity::create(&folder);
         let (etcd_port, peer_port, port) = (free_port(), free_port(), free_port());

@@ -12,15 +12,20 @@
 //! another's. Where the programs come from: [`assets`].
 
 pub mod assets;
+mod background;
 mod child;
 pub mod control_plane;
 pub mod crds;
 mod identity;
 pub mod namespace;
 pub mod nodes;
+pub mod operator;
+pub mod proxy;
 
 pub use control_plane::ControlPlane;
 pub use namespace::Namespace;
+pub use operator::{Endpoint, Operator};
+pub use proxy::Proxy;
 
 use std::future::Future;
 use std::time::Duration;
