@@ -162,42 +162,4 @@ mod tests {
         let error = kube.served_version().await.unwrap_err();
         assert!(error.hint().unwrap().contains("install NVIDIA Dynamo"), "{error}");
     }
-
-    /// A list of one object, and of none.
-    fn listed(items: Value, version: &str) -> Answer {
-        Answer::Json(200, json!({
-            "kind": "List", "apiVersion": "v1", "metadata": { "resourceVersion": version }, "items": items,
-        }))
-    }
-
-    fn event(kind: &str, state: &str, version: &str) -> Value {
-        let mut object = dgd("r");
-        object["metadata"]["resourceVersion"] = version.into();
-        object["status"] = json!({ "state": state });
-        json!({ "type": kind, "object": object })
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_watch_survives_410_the_end_of_its_stream_a_refused_connection_and_429() {
-        use crate::engine::kubernetes::states_of;
-        let gone = json!({ "type": "ERROR", "object": {
-            "kind": "Status", "apiVersion": "v1", "code": 410, "reason": "Expired", "status": "Failure", "message": "too old",
-        } });
-        let (kube, asked) = super::kube(vec![
-            listed(json!([]), "1"),
-            Answer::Watch(vec![event("ADDED", "pending", "2")]),
-            // The stream has ended; the next one is too old.
-            Answer::Watch(vec![gone]),
-            Answer::Broken,
-            failure(429, "TooManyRequests", "later"),
-            listed(json!([event("", "pending", "9")["object"]]), "9"),
-            Answer::Watch(vec![event("MODIFIED", "successful", "10")]),
-            Answer::Silence,
-        ]);
-        let states = states_of(&kube, API, "d", "successful").await;
-        assert_eq!(states.last().map(String::as_str), Some("successful"));
-        let paths: Vec<String> = asked.lock().unwrap().iter().map(|(_, path, _)| path.clone()).collect();
-        assert!(paths.iter().all(|path| path.contains("metadata.name%3Dd")), "{paths:?}");
-        assert!(paths[1].contains("watch=true") && paths[1].contains("resourceVersion=1"), "{paths:?}");
-    }
 }

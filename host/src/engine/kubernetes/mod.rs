@@ -197,23 +197,6 @@ impl KubernetesCluster {
     }
 }
 
-/// The states that a watch of a deployment sees until it sees `last`.
-#[cfg(test)]
-pub(crate) async fn states_of(kube: &Kube, api: crate::spec::DgdApi, name: &str, last: &str) -> Vec<String> {
-    let watching = Watching::start_dgd(kube, api, name);
-    let mut view = watching.subscribe();
-    let mut states = Vec::new();
-    loop {
-        if let Some(dgd) = &view.borrow_and_update().dgd {
-            states.push(dgd.state.clone());
-        }
-        if states.last().is_some_and(|state| state == last) {
-            return states;
-        }
-        view.changed().await.unwrap();
-    }
-}
-
 /// From ready to the first answer, at least.
 const FIRST_ANSWER: Duration = Duration::from_secs(300);
 

@@ -213,6 +213,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::kubernetes::scripted::{self, Answer, failure};
 
     fn dgd(state: &str, generation: i64, observed: Option<i64>, ready: Option<&str>) -> DgdView {
         let conditions: Vec<Value> =
@@ -253,5 +254,47 @@ mod tests {
         on_dgd(&mut view, Ok(Event::Init));
         on_dgd(&mut view, Ok(Event::InitDone));
         assert!(view.dgd.is_none() && view.dgd_listed);
+    }
+
+    /// A list of one object, and of none.
+    fn listed(items: Value, version: &str) -> Answer {
+        Answer::Json(200, json!({
+            "kind": "List", "apiVersion": "v1", "metadata": { "resourceVersion": version }, "items": items,
+        }))
+    }
+
+    fn event(kind: &str, state: &str, version: &str) -> Value {
+        let mut object = json!({
+            "apiVersion": "nvidia.com/v1beta1", "kind": "DynamoGraphDeployment",
+            "metadata": { "name": "d", "namespace": "ns", "uid": "u" }, "spec": {},
+        });
+        object["metadata"]["resourceVersion"] = version.into();
+        object["status"] = json!({ "state": state });
+        json!({ "type": kind, "object": object })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_survives_410_the_end_of_its_stream_a_refused_connection_and_429() {
+        let gone = json!({ "type": "ERROR", "object": {
+            "kind": "Status", "apiVersion": "v1", "code": 410, "reason": "Expired", "status": "Failure", "message": "too old",
+        } });
+        let (kube, asked) = scripted::kube(vec![
+            listed(json!([]), "1"),
+            Answer::Watch(vec![event("ADDED", "pending", "2")]),
+            // The stream has ended; the next one is too old.
+            Answer::Watch(vec![gone]),
+            Answer::Broken,
+            failure(429, "TooManyRequests", "later"),
+            listed(json!([event("", "pending", "9")["object"]]), "9"),
+            Answer::Watch(vec![event("MODIFIED", "successful", "10")]),
+            Answer::Silence,
+        ]);
+        let watching = Watching::start_dgd(&kube, DgdApi::V1beta1, "d");
+        let mut view = watching.subscribe();
+        let ready = |view: &View| view.dgd.as_ref().is_some_and(DgdView::is_ready);
+        view.wait_for(ready).await.unwrap();
+        let paths: Vec<String> = asked.lock().unwrap().iter().map(|(_, path, _)| path.clone()).collect();
+        assert!(paths.iter().all(|path| path.contains("metadata.name%3Dd")), "{paths:?}");
+        assert!(paths[1].contains("watch=true") && paths[1].contains("resourceVersion=1"), "{paths:?}");
     }
 }
