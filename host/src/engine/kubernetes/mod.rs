@@ -189,7 +189,7 @@ impl KubernetesCluster {
             site,
             liveness,
             launched,
-            async { logs.read() },
+            logs.read(),
             waiting::max_running(&dgd, spec.job.backend, &launch.candidate.mapping),
         )
         .await?;
