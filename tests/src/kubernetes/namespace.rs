@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace as Resource, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::Client;
 use kube::api::{Api, DynamicObject, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -84,24 +83,27 @@ impl Namespace {
 
     /// Makes a ServiceAccount with the given rules in this namespace, and a kubeconfig with its token.
     pub async fn account(&self, name: &str, rules: &Value) -> PathBuf {
-        let metadata = json!({ "name": name, "namespace": self.name });
-        let role = json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata, "rules": rules,
-        });
-        let binding = json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": metadata,
-            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name },
-            "subjects": [{ "kind": "ServiceAccount", "name": name, "namespace": self.name }],
-        });
-        let role: Role = serde_json::from_value(role).expect("a role");
-        let binding: RoleBinding = serde_json::from_value(binding).expect("a binding");
-        let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata });
-        let account: ServiceAccount = serde_json::from_value(account).expect("an account");
-        let post = PostParams::default();
-        self.api().create(&post, &account).await.expect("an account");
-        self.api().create(&post, &role).await.expect("a role");
-        self.api().create(&post, &binding).await.expect("a binding");
+        let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": name } });
+        self.create_strict(&account).await.expect("an account");
+        self.allow(name, name, rules).await;
         self.kubeconfig(name).await
+    }
+
+    /// Gives an account a Role with these rules.
+    pub async fn allow(&self, account: &str, role: &str, rules: &Value) {
+        let metadata = json!({ "name": role });
+        let group = "rbac.authorization.k8s.io";
+        let objects = [
+            json!({ "apiVersion": format!("{group}/v1"), "kind": "Role", "metadata": metadata, "rules": rules }),
+            json!({
+                "apiVersion": format!("{group}/v1"), "kind": "RoleBinding", "metadata": metadata,
+                "roleRef": { "apiGroup": group, "kind": "Role", "name": role },
+                "subjects": [{ "kind": "ServiceAccount", "name": account, "namespace": self.name }],
+            }),
+        ];
+        for object in &objects {
+            self.create_strict(object).await.unwrap_or_else(|error| panic!("{object}: {error}"));
+        }
     }
 
     /// Creates all that `kubectl apply -k` of a folder would, in this namespace and with strict validation. Workloads are
