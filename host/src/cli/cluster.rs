@@ -64,6 +64,7 @@ pub struct ClusterArgs {
     /// Where engines run
     #[arg(long, value_enum, default_value_t = ClusterKind::here(), value_name = "KIND")]
     pub cluster: ClusterKind,
+    /// Which Kubernetes cluster, and which request of it.
     #[command(flatten)]
     #[serde(skip)]
     pub kubernetes: KubernetesArgs,

@@ -65,7 +65,7 @@ impl Args {
     /// # Errors
     /// See [`AppError`].
     pub fn run(mut self, session: &Session) -> Result<u8, AppError> {
-        if !drop_in::is_on() {
+        if !self.in_the_place_of_dynamos() {
             return self.run_here(session);
         }
         let source = self.input.source().kept()?;
@@ -83,9 +83,15 @@ impl Args {
         result
     }
 
+    /// With `--dgdr` the request is ours altogether, also in a Job.
+    fn in_the_place_of_dynamos(&self) -> bool {
+        drop_in::is_on() && self.cluster.kubernetes.dgdr.is_none()
+    }
+
     fn run_here(mut self, session: &Session) -> Result<u8, AppError> {
         let real_start = Instant::now();
         let printer = &session.printer;
+        let drop_in = self.in_the_place_of_dynamos();
         self.cluster.check()?;
         let real = self.cluster.is_real().then(real_runtime).transpose()?;
         if let (Some(runtime), Some(_), None) = (&real, &self.cluster.url, &self.flags.model)
@@ -109,7 +115,7 @@ impl Args {
         let mut spec = resolved.spec;
         let will_be_applied = spec.auto_apply;
         // Dynamo's operator applies the result itself.
-        spec.auto_apply &= !drop_in::is_on();
+        spec.auto_apply &= !drop_in;
         let space = self.cluster.space(&spec)?;
         let only_role = self.cluster.only_role();
         if only_role.is_none() {
@@ -212,7 +218,7 @@ impl Args {
             (Some(check), true) if !check.meets_sla => exit_code::CHECK_MISSED,
             _ => exit_code::OK,
         };
-        if !drop_in::is_on() {
+        if !drop_in {
             return Ok(code);
         }
         let code = drop_in::exit_code(code, will_be_applied);

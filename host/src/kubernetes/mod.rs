@@ -25,6 +25,9 @@ pub mod owner;
 pub mod resources;
 pub mod status;
 
+#[cfg(test)]
+pub(crate) mod scripted;
+
 pub use connect::{Access, Kube};
 pub use error::ClusterError;
 pub use owner::Owner;

@@ -86,7 +86,7 @@ pub struct View {
 /// The watches of one deployment. They end when this is dropped.
 pub struct Watching {
     view: watch::Receiver<View>,
-    tasks: [JoinHandle<()>; 2],
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Drop for Watching {
@@ -99,24 +99,14 @@ impl Watching {
     /// Begins to watch the deployment of that name, whether it exists yet or not.
     pub fn start(kube: &Kube, api: DgdApi, name: &str) -> Self {
         let (sender, view) = watch::channel(View::default());
-        let dgds = watcher::watcher(kube.dgds(api), watcher::Config::default().fields(&format!("metadata.name={name}")));
-        let pods = watcher::watcher(kube.pods(), watcher::Config::default().labels(&format!("{DGD_POD_LABEL}={name}")));
-        let dgd_sender = sender.clone();
-        let dgd_task = tokio::spawn(async move {
-            let mut stream = pin!(dgds.default_backoff());
-            while let Some(event) = stream.next().await {
-                dgd_sender.send_if_modified(|view| on_dgd(view, event));
-            }
-        });
-        let pod_task = tokio::spawn(async move {
-            let mut stream = pin!(pods.default_backoff());
-            // Pods that a new list no longer has are gone.
-            let mut listing: BTreeMap<String, PodView> = BTreeMap::new();
-            while let Some(event) = stream.next().await {
-                sender.send_if_modified(|view| on_pod(view, &mut listing, event));
-            }
-        });
-        Self { view, tasks: [dgd_task, pod_task] }
+        Self { view, tasks: vec![watch_dgd(kube, api, name, sender.clone()), watch_pods(kube, name, sender)] }
+    }
+
+    /// Without pods.
+    #[cfg(test)]
+    pub fn start_dgd(kube: &Kube, api: DgdApi, name: &str) -> Self {
+        let (sender, view) = watch::channel(View::default());
+        Self { view, tasks: vec![watch_dgd(kube, api, name, sender)] }
     }
 
     /// For waiting for changes.
@@ -128,6 +118,28 @@ impl Watching {
     pub fn view(&self) -> View {
         self.view.borrow().clone()
     }
+}
+
+fn watch_dgd(kube: &Kube, api: DgdApi, name: &str, sender: watch::Sender<View>) -> JoinHandle<()> {
+    let dgds = watcher::watcher(kube.dgds(api), watcher::Config::default().fields(&format!("metadata.name={name}")));
+    tokio::spawn(async move {
+        let mut stream = pin!(dgds.default_backoff());
+        while let Some(event) = stream.next().await {
+            sender.send_if_modified(|view| on_dgd(view, event));
+        }
+    })
+}
+
+fn watch_pods(kube: &Kube, name: &str, sender: watch::Sender<View>) -> JoinHandle<()> {
+    let pods = watcher::watcher(kube.pods(), watcher::Config::default().labels(&format!("{DGD_POD_LABEL}={name}")));
+    tokio::spawn(async move {
+        let mut stream = pin!(pods.default_backoff());
+        // Pods that a new list no longer has are gone.
+        let mut listing: BTreeMap<String, PodView> = BTreeMap::new();
+        while let Some(event) = stream.next().await {
+            sender.send_if_modified(|view| on_pod(view, &mut listing, event));
+        }
+    })
 }
 
 fn trouble(view: &mut View, error: &watcher::Error) -> bool {
@@ -201,6 +213,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::kubernetes::scripted::{self, Answer, failure};
 
     fn dgd(state: &str, generation: i64, observed: Option<i64>, ready: Option<&str>) -> DgdView {
         let conditions: Vec<Value> =
@@ -241,5 +254,47 @@ mod tests {
         on_dgd(&mut view, Ok(Event::Init));
         on_dgd(&mut view, Ok(Event::InitDone));
         assert!(view.dgd.is_none() && view.dgd_listed);
+    }
+
+    /// A list of one object, and of none.
+    fn listed(items: Value, version: &str) -> Answer {
+        Answer::Json(200, json!({
+            "kind": "List", "apiVersion": "v1", "metadata": { "resourceVersion": version }, "items": items,
+        }))
+    }
+
+    fn event(kind: &str, state: &str, version: &str) -> Value {
+        let mut object = json!({
+            "apiVersion": "nvidia.com/v1beta1", "kind": "DynamoGraphDeployment",
+            "metadata": { "name": "d", "namespace": "ns", "uid": "u" }, "spec": {},
+        });
+        object["metadata"]["resourceVersion"] = version.into();
+        object["status"] = json!({ "state": state });
+        json!({ "type": kind, "object": object })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_survives_410_the_end_of_its_stream_a_refused_connection_and_429() {
+        let gone = json!({ "type": "ERROR", "object": {
+            "kind": "Status", "apiVersion": "v1", "code": 410, "reason": "Expired", "status": "Failure", "message": "too old",
+        } });
+        let (kube, asked) = scripted::kube(vec![
+            listed(json!([]), "1"),
+            Answer::Watch(vec![event("ADDED", "pending", "2")]),
+            // The stream has ended; the next one is too old.
+            Answer::Watch(vec![gone]),
+            Answer::Broken,
+            failure(429, "TooManyRequests", "later"),
+            listed(json!([event("", "pending", "9")["object"]]), "9"),
+            Answer::Watch(vec![event("MODIFIED", "successful", "10")]),
+            Answer::Silence,
+        ]);
+        let watching = Watching::start_dgd(&kube, DgdApi::V1beta1, "d");
+        let mut view = watching.subscribe();
+        let ready = |view: &View| view.dgd.as_ref().is_some_and(DgdView::is_ready);
+        view.wait_for(ready).await.unwrap();
+        let paths: Vec<String> = asked.lock().unwrap().iter().map(|(_, path, _)| path.clone()).collect();
+        assert!(paths.iter().all(|path| path.contains("metadata.name%3Dd")), "{paths:?}");
+        assert!(paths[1].contains("watch=true") && paths[1].contains("resourceVersion=1"), "{paths:?}");
     }
 }
