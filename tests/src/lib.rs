@@ -6,6 +6,7 @@ pub mod fixtures;
 pub mod guests;
 pub mod kubernetes;
 pub mod processes;
+pub mod openai;
 pub mod recorded;
 pub mod runs;
 
