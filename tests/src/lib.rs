@@ -5,8 +5,8 @@
 pub mod fixtures;
 pub mod guests;
 pub mod kubernetes;
-pub mod processes;
 pub mod openai;
+pub mod processes;
 pub mod recorded;
 pub mod runs;
 

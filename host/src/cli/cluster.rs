@@ -18,6 +18,7 @@ use crate::engine::local::{self, LocalCluster};
 use crate::engine::served::{Bench, Settings, Site, Stop, TOLERANCE};
 use crate::engine::simulated::SimulatedCluster;
 use crate::http::{Client, Options, Origin};
+use crate::load::builtin::{self, Builtin};
 use crate::load::{ApiKey, Endpoint, LoadGenerator};
 use crate::output::error::AppError;
 use crate::run::RunDir;
@@ -229,7 +230,7 @@ impl ClusterArgs {
                 served.clone().unwrap_or_else(|| spec.job.model.name.clone()),
             )
         };
-        let generator = generator(engines.load.unwrap_or_default(), &endpoint, &options)?;
+        let generator = generator(spec, &endpoint, &options)?;
         Ok(Equipment { settings, generator, endpoint, http: Client::new(options), names_its_model: served.is_some() })
     }
 
@@ -320,10 +321,26 @@ fn devices(spec: &RunSpec) -> Vec<String> {
     local::devices(&spec.job, &local, visible.as_deref())
 }
 
-fn generator(kind: LoadKind, _endpoint: &Endpoint, _options: &Options) -> Result<Arc<dyn LoadGenerator>, AppError> {
-    match kind {
-        LoadKind::Builtin => Err(setup("the builtin load generator is missing", "use --load aiperf")),
-        LoadKind::Aiperf => Err(setup("aiperf is missing", "use --load builtin")),
+fn generator(spec: &RunSpec, endpoint: &Endpoint, options: &Options) -> Result<Arc<dyn LoadGenerator>, AppError> {
+    if let Some(path) = &endpoint.tokenizer {
+        let file = if path.is_dir() { path.join("tokenizer.json") } else { path.clone() };
+        if !file.is_file() {
+            return Err(setup(
+                format!("there is no tokenizer at {}", file.display()),
+                "--tokenizer names the model's tokenizer.json, or the folder that holds it",
+            ));
+        }
+    }
+    match spec.engines.load.unwrap_or_default() {
+        LoadKind::Builtin => {
+            let defaults = builtin::Options::default();
+            Ok(Arc::new(Builtin::new(builtin::Options {
+                ca_file: options.ca_file.clone(),
+                max_client_share: spec.engines.max_client_share.unwrap_or(defaults.max_client_share),
+                ..defaults
+            })))
+        }
+        LoadKind::Aiperf => Err(setup("`--load aiperf` is not built in yet", "use --load builtin")),
     }
 }
 

@@ -57,6 +57,9 @@ pub struct EnginesSpec {
     /// Most requests that one engine runs at once, where neither its metrics nor its log tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_running: Option<u32>,
+    /// How large the load generator's own share of a latency may be, as a fraction; a point where it is larger is no good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_client_share: Option<f64>,
     /// How `--cluster local` starts engines.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local: Option<LocalSpec>,
@@ -96,6 +99,9 @@ pub struct EngineFlags {
     /// Most requests that one engine runs at once, where neither its metrics nor its log tell
     #[arg(long, value_name = "REQUESTS")]
     pub max_running: Option<u32>,
+    /// Largest share of the load generator itself in a latency; a point where it is larger is no good
+    #[arg(long, value_name = "FRACTION", allow_negative_numbers = true)]
+    pub max_client_share: Option<f64>,
     /// How --cluster local starts engines: a file of templates, or a bundled one of vllm, sglang, trtllm, dynamo-vllm,
     /// dynamo-mocker
     #[arg(long, value_name = "FILE|NAME")]

@@ -866,7 +866,7 @@ impl Resolver<'_> {
                 $(if flags.$field.is_some() { engines.$field.clone_from(&flags.$field); })*
             };
         }
-        over!(load, tokenizer, served_name, api_key_file, ca_file, kv_tokens, kv_tolerance, max_running);
+        over!(load, tokenizer, served_name, api_key_file, ca_file, kv_tokens, kv_tolerance, max_running, max_client_share);
         engines.launch_deadline_s = flags.launch_deadline.or(engines.launch_deadline_s);
         engines.point_deadline_s = flags.point_deadline.or(engines.point_deadline_s);
         if let Some(argument) = &flags.local {
@@ -882,7 +882,7 @@ impl Resolver<'_> {
             let name = if matches!(origin, Origin::Flag(_)) { flag } else { path.clone() };
             let field = Field { value: value.as_f64(), origin: origin.clone(), name, at: None };
             let range = match key.as_str() {
-                "launchDeadlineS" | "pointDeadlineS" | "kvTokens" | "maxRunning" => Some(Range::Positive),
+                "launchDeadlineS" | "pointDeadlineS" | "kvTokens" | "maxRunning" | "maxClientShare" => Some(Range::Positive),
                 "kvTolerance" => Some(Range::BelowOne),
                 _ => None,
             };

@@ -58,7 +58,7 @@ impl Served {
                 reason: format!(
                     "no completion from {} within {} s (--launch-deadline); the last try said: {said}",
                     self.site.endpoint.url,
-                    deadline.as_secs()
+                    self.settings.launch_deadline.as_secs_f64()
                 ),
                 ..not_ready
             },
