@@ -16,6 +16,8 @@ mod on_a_cluster {
     use std::path::PathBuf;
 
     use serde_json::{Value, json};
+    use sla_profiler_tests::kubernetes::control_plane::kubectl;
+    use sla_profiler_tests::kubernetes::namespace::kustomized;
     use sla_profiler_tests::kubernetes::{ControlPlane, Namespace, block_on};
     use sla_profiler_tests::root;
 
@@ -75,6 +77,25 @@ mod on_a_cluster {
                 }
             }
             assert!(seen > 0);
+        });
+    }
+
+    #[test]
+    fn every_shipped_manifest_is_accepted_and_stays_in_its_namespace() {
+        block_on(async {
+            let cluster = ControlPlane::shared();
+            for folder in ["base", "job", "controller"] {
+                let path = root().join("examples/kubernetes").join(folder);
+                for object in kustomized(&path) {
+                    assert_eq!(object["metadata"]["namespace"], "inference", "{folder}: {}", object["kind"]);
+                }
+                Namespace::create(cluster, folder).await.apply_folder(&path).await;
+            }
+            // What belongs to the whole cluster is in a folder of its own.
+            let mut kubectl = kubectl(&cluster.kubeconfig());
+            let folder = root().join("examples/kubernetes/gpu-discovery");
+            let output = kubectl.args(["apply", "--server-side", "--validate=strict", "-k"]).arg(folder).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         });
     }
 

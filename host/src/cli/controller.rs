@@ -45,7 +45,7 @@ impl Args {
     pub fn run(self, _: &Session) -> Result<u8, AppError> {
         let unexpected = |source| AppError::Io { action: "start the runtime", source };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unexpected)?;
-        runtime.block_on(self.go()).map_err(cluster_error)?;
+        runtime.block_on(self.go())?;
         Ok(exit_code::OK)
     }
 
@@ -79,9 +79,4 @@ impl Args {
             () = signals => Ok(()),
         }
     }
-}
-
-fn cluster_error(error: ClusterError) -> AppError {
-    let hint = error.hint().unwrap_or_else(|| "`kubectl describe` may say more".to_owned());
-    AppError::Cluster { message: error.to_string(), hint }
 }

@@ -21,6 +21,7 @@ pub mod namespace;
 pub mod nodes;
 pub mod operator;
 pub mod proxy;
+pub mod rbac;
 
 pub use control_plane::ControlPlane;
 pub use namespace::Namespace;

@@ -1,11 +1,11 @@
 //! A namespace of one test, and the users in it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace as Resource, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::Client;
 use kube::api::{Api, DynamicObject, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -83,28 +83,51 @@ impl Namespace {
 
     /// Makes a ServiceAccount with the given rules in this namespace, and a kubeconfig with its token.
     pub async fn account(&self, name: &str, rules: &Value) -> PathBuf {
-        let metadata = json!({ "name": name, "namespace": self.name });
-        let role = json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata, "rules": rules,
-        });
-        let binding = json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": metadata,
-            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name },
-            "subjects": [{ "kind": "ServiceAccount", "name": name, "namespace": self.name }],
-        });
-        let role: Role = serde_json::from_value(role).expect("a role");
-        let binding: RoleBinding = serde_json::from_value(binding).expect("a binding");
-        let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata });
-        let account: ServiceAccount = serde_json::from_value(account).expect("an account");
-        let post = PostParams::default();
-        self.api().create(&post, &account).await.expect("an account");
-        self.api().create(&post, &role).await.expect("a role");
-        self.api().create(&post, &binding).await.expect("a binding");
+        let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": name } });
+        self.create_strict(&account).await.expect("an account");
+        self.allow(name, name, rules).await;
         self.kubeconfig(name).await
+    }
+
+    /// Gives an account a Role with these rules.
+    pub async fn allow(&self, account: &str, role: &str, rules: &Value) {
+        let metadata = json!({ "name": role });
+        let group = "rbac.authorization.k8s.io";
+        let objects = [
+            json!({ "apiVersion": format!("{group}/v1"), "kind": "Role", "metadata": metadata, "rules": rules }),
+            json!({
+                "apiVersion": format!("{group}/v1"), "kind": "RoleBinding", "metadata": metadata,
+                "roleRef": { "apiGroup": group, "kind": "Role", "name": role },
+                "subjects": [{ "kind": "ServiceAccount", "name": account, "namespace": self.name }],
+            }),
+        ];
+        for object in &objects {
+            self.create_strict(object).await.unwrap_or_else(|error| panic!("{object}: {error}"));
+        }
+    }
+
+    /// Creates all that `kubectl apply -k` of a folder would, in this namespace and with strict validation. Workloads are
+    /// validated only: their image is not to be had.
+    pub async fn apply_folder(&self, folder: &Path) {
+        for mut object in kustomized(folder) {
+            for subject in object.get_mut("subjects").and_then(Value::as_array_mut).into_iter().flatten() {
+                if let Some(subject) = subject.as_object_mut() {
+                    subject.insert("namespace".to_owned(), json!(self.name));
+                }
+            }
+            let workload = matches!(object.get("kind").and_then(Value::as_str), Some("Job" | "Deployment"));
+            let answer = create_strict(&self.client, &self.name, &object, workload).await;
+            answer.unwrap_or_else(|error| panic!("{}: {object}: {error}", folder.display()));
+        }
     }
 
     /// A kubeconfig with a fresh token of an account that exists.
     pub async fn kubeconfig(&self, account: &str) -> PathBuf {
+        self.kubeconfig_through(account, self.cluster.port()).await
+    }
+
+    /// The same, through another port: that of a [`super::Proxy`].
+    pub async fn kubeconfig_through(&self, account: &str, port: u16) -> PathBuf {
         let request = TokenRequest {
             spec: TokenRequestSpec { expiration_seconds: Some(3600), ..TokenRequestSpec::default() },
             ..TokenRequest::default()
@@ -113,7 +136,7 @@ impl Namespace {
         let token = api.create_token_request(account, &PostParams::default(), &request).await.expect("a token");
         let token = token.status.expect("a status").token;
         let user = format!("{}-{account}", self.name);
-        self.cluster.identity().kubeconfig(&user, self.cluster.port(), &token, &self.name)
+        self.cluster.identity().kubeconfig(&user, port, &token, &self.name)
     }
 
     /// A kubeconfig of the administrator for which this namespace is the current one, through `port`: the API server's
@@ -154,4 +177,12 @@ async fn create_strict(client: &Client, namespace: &str, object: &Value, dry_run
     let body = serde_json::to_vec(&object).expect("JSON");
     let request = hyper::Request::post(url).header("content-type", "application/json").body(body).expect("a request");
     client.request(request).await
+}
+
+/// The objects of a folder with a `kustomization.yaml`, as the real kustomize in kubectl builds them.
+pub fn kustomized(folder: &Path) -> Vec<Value> {
+    let mut kubectl = Command::new(super::assets::program("kubectl"));
+    let output = kubectl.arg("kustomize").arg(folder).output().expect("kubectl starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_yaml::from_multiple(&String::from_utf8_lossy(&output.stdout)).expect("kustomize writes YAML")
 }

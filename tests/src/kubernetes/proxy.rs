@@ -42,6 +42,8 @@ pub struct Asked {
     pub method: Method,
     /// Path and query.
     pub path: String,
+    /// What was answered; absent while that is open, or where the connection ended.
+    pub status: Option<StatusCode>,
 }
 
 impl Asked {
@@ -148,11 +150,26 @@ async fn serve(listener: std::net::TcpListener, acceptor: TlsAcceptor, state: Ar
 
 async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Body>, Error> {
     let path = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
-    let asked = Asked { method: request.method().clone(), path };
+    let asked = Asked { method: request.method().clone(), path, status: None };
     let fault = state.fault_for(&asked);
-    state.asked.lock().expect("no panic under the lock").push(asked);
+    let number = {
+        let mut all = state.asked.lock().expect("no panic under the lock");
+        all.push(asked);
+        all.len() - 1
+    };
+    let answer = answered(&state, fault, request).await;
+    if let Ok(answer) = &answer
+        // Nothing, where all was forgotten meanwhile.
+        && let Some(asked) = state.asked.lock().expect("no panic under the lock").get_mut(number)
+    {
+        asked.status = Some(answer.status());
+    }
+    answer
+}
+
+async fn answered(state: &State, fault: Option<Fault>, request: Request<Incoming>) -> Result<Response<Body>, Error> {
     match fault {
-        None => forward(&state, request).await,
+        None => forward(state, request).await,
         Some(Fault::Eof) => Err("a connection that ends".into()),
         Some(Fault::TooManyRequests) => Ok(status(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests")),
         Some(Fault::Unavailable) => Ok(status(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable")),

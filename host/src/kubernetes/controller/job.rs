@@ -72,7 +72,6 @@ pub(super) fn job(template: &Template, request: &Value) -> Value {
         "dgdr.nvidia.com/namespace": namespace,
         "app": MANAGED_BY.1,
     });
-    let env = |name: &str, value: &str| json!({ "name": name, "value": value });
     let mut mounts = vec![json!({ "name": "data", "mountPath": "/data" }), json!({ "name": "tmp", "mountPath": "/tmp" })];
     let mut volumes = vec![json!({ "name": "data", "emptyDir": {} }), json!({ "name": "tmp", "emptyDir": {} })];
     if let Some(claim) = spec.pointer("/modelCache/pvcName").and_then(Value::as_str).filter(|claim| !claim.is_empty()) {
@@ -88,7 +87,9 @@ pub(super) fn job(template: &Template, request: &Value) -> Value {
             "profile", "--cluster", "kubernetes", "--dgdr", name_of_request, "--namespace", namespace,
             "--output-dir", "/data",
         ],
-        "env": [env("DGDR_NAME", name_of_request), env("DGDR_NAMESPACE", namespace), env("DGDR_UID", uid)],
+        // Room for `overrides.profilingJob`, which adds by name. DGDR_NAME is not set: it means that Dynamo's operator
+        // started us, and that the status is its business.
+        "env": [{ "name": "HOME", "value": "/tmp" }],
         "volumeMounts": mounts,
         "resources": { "requests": { "cpu": "1", "memory": "512Mi" } },
         // So that the end of the log is in the pod's status, where the controller reads it.
@@ -200,7 +201,7 @@ mod tests {
         assert_eq!(pod["containers"][0]["resources"]["requests"]["cpu"], "1");
         assert_eq!(pod["containers"][0]["resources"]["limits"]["cpu"], "4");
         let env: Vec<_> = pod["containers"][0]["env"].as_array().unwrap().iter().map(|env| &env["name"]).collect();
-        assert_eq!(env, ["DGDR_NAME", "DGDR_NAMESPACE", "DGDR_UID", "HF_HOME"]);
+        assert_eq!(env, ["HOME", "HF_HOME"]);
         assert_eq!(pod["volumes"][1]["name"], "tmp");
     }
 

@@ -74,6 +74,10 @@ pub(super) async fn reconcile(object: Arc<DynamicObject>, context: Arc<Context>)
         request.events().warning("SpecChangeRejected", note).await;
     }
     match seen.step() {
+        // The Job's process was faster than we were.
+        Step::Wait if seen.run == Run::Active && request.text("/status/profilingJobName").is_empty() => {
+            request.write(json!({ "profilingJobName": job::name(&name) })).await?;
+        }
         Step::Wait => {}
         Step::Begin => request.begin(&context.options).await?,
         Step::Begun => request.begun().await?,

@@ -15,10 +15,7 @@ use crate::workspace::Workspace;
 /// Names a folder that holds the programs already, as for the tests of Go operators.
 pub const ASSETS_VARIABLE: &str = "KUBEBUILDER_ASSETS";
 
-/// When `true`, the tests take the cluster of the current kubeconfig and start nothing.
-pub const EXISTING_VARIABLE: &str = "USE_EXISTING_CLUSTER";
-
-/// The module in which each program's package is looked up, the package, and the program's name.
+/// The programs and their packages.
 const PROGRAMS: &[(&str, &str)] = &[
     ("etcd", "go.etcd.io/etcd/server/v3"),
     ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
@@ -32,10 +29,9 @@ const PROGRAMS: &[(&str, &str)] = &[
 const KWOK_FOLDERS: &[&str] =
     &["kustomize/crd/bases", "kustomize/stage/node/fast", "kustomize/stage/node/heartbeat-with-lease"];
 
-/// Whether the user named a cluster or the programs, so that nothing is built.
+/// Whether the user named the programs, so that nothing is built.
 pub fn given() -> bool {
     env::var_os(ASSETS_VARIABLE).is_some_and(|value| !value.is_empty())
-        || env::var_os(EXISTING_VARIABLE).is_some_and(|value| value == "true")
 }
 
 /// Builds what is missing; returns the folder with the programs and whether anything was built.

@@ -32,7 +32,6 @@ Environment:
   SLA_PROFILER_WASM_TOOLCHAIN  installed, rustup or debian: use this Wasm toolchain or fail
   SLA_PROFILER_PYTHON          a Python with the packages of tests/requirements.txt, instead of one made here
   KUBEBUILDER_ASSETS           a folder with etcd, kube-apiserver and the others, instead of building them
-  USE_EXISTING_CLUSTER         true: the tests take the cluster of the current kubeconfig
   CI                           when set, Cargo.lock must be current and nothing is compiled incrementally
 
 Exit status: 0; 1 when a step failed; 2 for a wrong command line; quickstart passes on that of sla-profiler.

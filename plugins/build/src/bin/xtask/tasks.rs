@@ -173,7 +173,7 @@ fn test(workspace: &Workspace, with_kubernetes: bool) -> Result<(), Stop> {
     steps.command("tests", &mut tests)
 }
 
-/// The folder with the servers, or nothing where the user named another or a cluster.
+/// The folder with the servers, or nothing where the user named another.
 fn kubernetes_assets(workspace: &Workspace, steps: &Steps) -> Result<Option<PathBuf>, Stop> {
     let step = "kubernetes-assets";
     if kubernetes::given() {
