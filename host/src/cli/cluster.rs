@@ -268,7 +268,7 @@ impl ClusterArgs {
                 kubernetes::Options {
                     kube: connection.kube.clone(),
                     owner: connection.owner(spec, dir),
-                    reach: self.kubernetes.reach.clone().unwrap_or_else(|| connection.default_reach()),
+                    reach: connection.reach(self.kubernetes.reach.as_ref()),
                     deadlines: self.kubernetes.deadlines(spec),
                     dir: Some(dir.clone()),
                     endpoint,
