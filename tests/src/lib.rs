@@ -4,6 +4,7 @@
 
 pub mod fixtures;
 pub mod guests;
+pub mod kubernetes;
 pub mod nvidia;
 pub mod openai;
 pub mod processes;

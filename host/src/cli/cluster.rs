@@ -6,11 +6,14 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::drop_in;
+use super::kubernetes::{Connection, KubernetesArgs};
 use crate::backends;
 use crate::domain::search_space::{self, SearchSpace};
 use crate::domain::{Candidate, Mapping, Role};
 use crate::engine::Cluster;
 use crate::engine::endpoint::EndpointCluster;
+use crate::engine::kubernetes::{self, KubernetesCluster};
 use crate::engine::local::{self, LocalCluster};
 use crate::engine::served::{Bench, Settings, Site, Stop, TOLERANCE};
 use crate::engine::simulated::SimulatedCluster;
@@ -33,6 +36,15 @@ pub enum ClusterKind {
     Local,
     /// One engine that already runs
     Endpoint,
+    /// DynamoGraphDeployments of a Kubernetes cluster
+    Kubernetes,
+}
+
+impl ClusterKind {
+    /// What is meant where nothing is said: Dynamo's operator, which starts its profiler in a Job, means its cluster.
+    fn here() -> Self {
+        if drop_in::is_on() { Self::Kubernetes } else { Self::Simulated }
+    }
 }
 
 /// As what a running engine is measured.
@@ -52,8 +64,12 @@ pub enum RoleChoice {
 #[derive(Debug, Clone, clap::Args, Serialize)]
 pub struct ClusterArgs {
     /// Where engines run
-    #[arg(long, value_enum, default_value_t, value_name = "KIND")]
+    #[arg(long, value_enum, default_value_t = ClusterKind::here(), value_name = "KIND")]
     pub cluster: ClusterKind,
+    /// Which Kubernetes cluster, and which request of it.
+    #[command(flatten)]
+    #[serde(skip)]
+    pub kubernetes: KubernetesArgs,
     /// Where the engine answers, for --cluster endpoint
     #[arg(long, value_name = "URL", help_heading = "A running engine")]
     pub url: Option<String>,
@@ -116,11 +132,17 @@ impl ClusterArgs {
                 "leave out those that the engine has not",
             ));
         }
+        if self.cluster != ClusterKind::Kubernetes && self.kubernetes.is_given() {
+            return Err(usage(
+                "--dgdr, --kubeconfig, --context, --reach and the deadlines of pods are about Kubernetes",
+                "add --cluster kubernetes, or leave them out",
+            ));
+        }
         match self.cluster {
             ClusterKind::Endpoint if self.url.is_none() => {
                 Err(usage("--cluster endpoint needs --url", "for example --url http://localhost:8000"))
             }
-            ClusterKind::Simulated | ClusterKind::Local if of_endpoint || mapping != [1; 4] => Err(usage(
+            ClusterKind::Simulated | ClusterKind::Local | ClusterKind::Kubernetes if of_endpoint || mapping != [1; 4] => Err(usage(
                 "--url, --metrics-url, --role, --tp, --pp, --dp and --ep describe an engine that already runs",
                 "add --cluster endpoint, or leave them out",
             )),
@@ -160,7 +182,7 @@ impl ClusterArgs {
     pub fn estimate(&self, spec: &RunSpec) -> Arc<dyn Cluster> {
         let (mut job, mut simulation) = (spec.job.clone(), spec.simulation.clone());
         match self.cluster {
-            ClusterKind::Simulated => {}
+            ClusterKind::Simulated | ClusterKind::Kubernetes => {}
             ClusterKind::Local => job.hardware.total_gpus = devices(spec).len().try_into().unwrap_or(u32::MAX),
             ClusterKind::Endpoint => {
                 job.hardware.total_gpus = self.tp.saturating_mul(self.pp).saturating_mul(self.dp);
@@ -230,6 +252,7 @@ impl ClusterArgs {
         equipment: Option<Equipment>,
         stop: &Stop,
         dir: &RunDir,
+        connection: Option<&Connection>,
     ) -> Result<Arc<dyn Cluster>, AppError> {
         let Some(equipment) = equipment else { return Ok(self.estimate(spec)) };
         let Equipment { settings, generator, mut endpoint, http, names_its_model } = equipment;
@@ -246,6 +269,23 @@ impl ClusterArgs {
             reports: Some(dir.clone()),
         };
         let estimate = self.estimate(spec);
+        if let Some(connection) = connection {
+            let cluster = KubernetesCluster::new(
+                spec.clone(),
+                bench,
+                kubernetes::Options {
+                    kube: connection.kube.clone(),
+                    owner: connection.owner(spec, dir),
+                    reach: connection.reach(self.kubernetes.reach.as_ref()),
+                    deadlines: self.kubernetes.deadlines(spec),
+                    dir: Some(dir.clone()),
+                    endpoint,
+                    estimate,
+                },
+            );
+            cluster.remove_leftovers().await?;
+            return Ok(Arc::new(cluster));
+        }
         if self.cluster == ClusterKind::Local {
             let local = match &spec.engines.local {
                 Some(local) => local.clone(),

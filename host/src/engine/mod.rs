@@ -10,6 +10,7 @@
 //! same scheduler code serves real and virtual time.
 
 pub mod endpoint;
+pub mod kubernetes;
 pub mod local;
 pub mod predicted;
 pub mod served;
@@ -47,16 +48,14 @@ pub trait Cluster: Send + Sync {
     /// How long the probe should take on a running engine, for `--dry-run` and the ETA.
     fn expected_measure(&self, launch: &Launch, probe: &Probe) -> Duration;
 
-    /// How long a measurement may go on once the user wants to stop; `None`: until it is done.
-    fn patience(&self) -> Option<Duration> {
-        None
-    }
-
     /// Brings an engine up and waits until it answers. A failure leaves nothing behind.
     async fn launch(&self, launch: &Launch) -> Result<Box<dyn Engine>, Failure>;
 
     /// Creates the deployment and waits until it is ready. Phase 7.
     async fn apply(&self, request: &ApplyRequest) -> Result<Box<dyn Deployment>, ApplyError>;
+
+    /// Removes what launches and rollouts left behind that were cut off; quickly, since the process is about to end.
+    async fn clean_up(&self) {}
 
     /// Why phase 7 cannot happen here, where that is known beforehand; it is then skipped with these words.
     fn cannot_apply(&self) -> Option<&'static str> {
@@ -95,6 +94,12 @@ pub struct ApplyRequest {
 pub trait Deployment: Send {
     /// Sends the job's requests at the given rate and reports what users would see.
     async fn check(&mut self, load: &CheckLoad) -> Result<CheckReport, ApplyError>;
+
+    /// Puts back what ran before, after a check that missed the SLA, and says what it did; `None` where nothing did, and
+    /// the deployment stays.
+    async fn roll_back(&mut self) -> Result<Option<String>, ApplyError> {
+        Ok(None)
+    }
 }
 
 /// What to send to a deployment.

@@ -12,7 +12,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::Notify;
@@ -68,9 +67,6 @@ pub struct Usage {
     /// GPUs times seconds that engines held, launching included, on the cluster's clock.
     pub gpu_seconds: f64,
 }
-
-/// Between looks at the user's wish to stop.
-const STOP_LOOK: Duration = Duration::from_millis(50);
 
 /// Sweeps compare candidates, curves are for their values.
 const fn aim(phase: Phase) -> Aim {
@@ -153,15 +149,7 @@ impl Scheduler {
                 return Err(Halt::Interrupted);
             }
             self.recorder.record(Event::Measuring { probe: *probe })?;
-            let outcome = tokio::select! {
-                biased;
-                outcome = live.engine.measure(candidate.role, probe, aim(phase)) => outcome,
-                () = self.out_of_patience() => {
-                    self.put_back(live);
-                    return Err(Halt::Interrupted);
-                }
-            };
-            match outcome {
+            match live.engine.measure(candidate.role, probe, aim(phase)).await {
                 Ok(measurement) => self.recorder.record(Event::Measured { phase, measurement })?,
                 Err(failure) => {
                     let engine_is_lost = failure.probe.is_none();
@@ -174,15 +162,6 @@ impl Scheduler {
         }
         self.put_back(live);
         Ok(())
-    }
-
-    /// Until the user has wanted to stop for longer than a measurement may then go on.
-    async fn out_of_patience(&self) {
-        let Some(patience) = self.cluster.patience() else { return std::future::pending().await };
-        while !self.is_stopped() {
-            tokio::time::sleep(STOP_LOOK).await;
-        }
-        tokio::time::sleep(patience).await;
     }
 
     fn put_back(&self, live: Live) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::served::{Bench, Keeper, Liveness, PATIENCE, Served, Site};
+use super::served::{Bench, Keeper, Liveness, Served, Site};
 use super::{ApplyError, ApplyRequest, Cluster, Deployment, Engine, Launch};
 use crate::domain::{Aim, EngineFacts, Failure, Measurement, Probe, Role};
 
@@ -34,10 +34,6 @@ impl EndpointCluster {
 impl Cluster for EndpointCluster {
     fn kind(&self) -> &'static str {
         "endpoint"
-    }
-
-    fn patience(&self) -> Option<Duration> {
-        Some(PATIENCE)
     }
 
     fn gpus(&self) -> u32 {

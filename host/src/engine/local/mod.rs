@@ -26,7 +26,7 @@ use self::ports::{Leased, Ports};
 use self::process::Group;
 use self::supervise::Supervised;
 use self::template::{Values, port_names};
-use super::served::{Bench, PATIENCE, Served, Site};
+use super::served::{Bench, Served, Site};
 use super::{ApplyError, ApplyRequest, Cluster, Deployment, Engine, Launch};
 use crate::backends::{self, EngineLimits, Mode, Worker};
 use crate::domain::memory::{DEFAULT_BATCHED_TOKENS, MemoryPlan};
@@ -266,10 +266,6 @@ fn without_model(backend: Backend, flags: Vec<String>) -> Vec<String> {
 impl Cluster for LocalCluster {
     fn kind(&self) -> &'static str {
         "local"
-    }
-
-    fn patience(&self) -> Option<Duration> {
-        Some(PATIENCE)
     }
 
     fn gpus(&self) -> u32 {

@@ -39,10 +39,6 @@ use crate::run::RunDir;
 /// An engine whose requests break off has this long to be found dead, so that the row says why.
 const GRACE_OF_DEATH: Duration = Duration::from_secs(3);
 
-/// A measurement that is nearly done when the user wants to stop may be finished; the rest of a pod's grace period, of 30
-/// s, is for ending engines.
-pub const PATIENCE: Duration = Duration::from_secs(5);
-
 /// A look at the metrics may take so long.
 const LOOK_DEADLINE: Duration = Duration::from_secs(5);
 

@@ -11,7 +11,7 @@ use sla_profiler_plugin_build::toolchain::{self, Toolchain};
 use sla_profiler_plugin_build::{Error, process};
 
 use crate::workspace::{Workspace, in_ci};
-use crate::{licences, say};
+use crate::{kubernetes, licences, say};
 
 /// The packages of the plugins that the program carries.
 const BUNDLED: &[&str] = &[
@@ -45,8 +45,11 @@ pub fn find(name: &str, rest: &[String]) -> Result<Task, Stop> {
     let task: Task = match name {
         "quickstart" => return Ok(quickstart),
         "plugins" => |workspace, _| plugins(workspace, &Steps::start()),
-        "test" if rest == [WITHOUT_INTEROP] => return Ok(|workspace, _| test(workspace, false)),
-        "test" => |workspace, _| test(workspace, true),
+        "test" if rest.iter().all(|flag| [WITHOUT_KUBERNETES, WITHOUT_INTEROP].contains(&flag.as_str())) => {
+            return Ok(test);
+        }
+        "test" => test,
+        "kubernetes-assets" => |workspace, _| kubernetes_assets(workspace, &Steps::start()).map(drop),
         "generate" => |workspace, _| generate(workspace),
         "bench" if rest.first().is_some_and(|what| what == BENCH_LOAD) => match rest.get(1) {
             None => return Ok(|workspace, _| bench_load(workspace)),
@@ -144,6 +147,12 @@ fn quickstart(workspace: &Workspace, flags: &[String]) -> Result<(), Stop> {
     }
 }
 
+/// Leaves out the tests that need Kubernetes servers, which Go builds.
+const WITHOUT_KUBERNETES: &str = "--without-kubernetes";
+
+/// The module that holds, in each file, the tests that need a cluster: a part of their names.
+const KUBERNETES_TESTS: &str = "on_a_cluster::";
+
 /// The flag of `test` that leaves out the tests against NVIDIA's packages.
 const WITHOUT_INTEROP: &str = "--without-interop";
 
@@ -151,7 +160,9 @@ const WITHOUT_INTEROP: &str = "--without-interop";
 /// them as left out, and run in a step of their own.
 const INTEROP_TESTS: &[&str] = &["aiperf", "interop"];
 
-fn test(workspace: &Workspace, interop: bool) -> Result<(), Stop> {
+fn test(workspace: &Workspace, flags: &[String]) -> Result<(), Stop> {
+    let with = |flag: &str| !flags.iter().any(|given| given == flag);
+    let (with_kubernetes, interop) = (with(WITHOUT_KUBERNETES), with(WITHOUT_INTEROP));
     let steps = Steps::start();
     steps.command("format", workspace.cargo().args(["fmt", "--all", "--check"]))?;
     plugins(workspace, &steps)?;
@@ -159,11 +170,20 @@ fn test(workspace: &Workspace, interop: bool) -> Result<(), Stop> {
     steps.command("lints", lints.args(["--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     check_licences(workspace, &steps)?;
     let python = numpy(workspace, &steps)?;
+    let assets = if with_kubernetes { kubernetes_assets(workspace, &steps)? } else { None };
     let nvidia = interop.then(|| nvidia(workspace, &steps)).transpose()?;
     // Which tests call, and `cargo test` does not build for tests of another package.
     build_program(workspace, &steps, "sla-profiler")?;
     let mut tests = locked(workspace.cargo(), "test");
-    steps.command("tests", tests.args(["--workspace", "--no-fail-fast"]).env(PYTHON_VARIABLE, python))?;
+    tests.args(["--workspace", "--no-fail-fast"]).env(PYTHON_VARIABLE, python);
+    if let Some(assets) = assets {
+        tests.env(kubernetes::ASSETS_VARIABLE, assets);
+    }
+    if !with_kubernetes {
+        steps.say(&format!("tests: those named {KUBERNETES_TESTS} are left out"));
+        tests.args(["--", "--skip", KUBERNETES_TESTS]);
+    }
+    steps.command("tests", &mut tests)?;
     let Some(nvidia) = nvidia else {
         steps.say(&format!("interop: left out by {WITHOUT_INTEROP}; the tests above name what did not run"));
         return Ok(());
@@ -176,6 +196,21 @@ fn test(workspace: &Workspace, interop: bool) -> Result<(), Stop> {
     // One at a time: they measure latencies, of servers on the same cores.
     tests.args(["--", "--ignored", "--test-threads", "1"]).env(INTEROP_VARIABLE, nvidia);
     steps.command("interop", &mut tests)
+}
+
+/// The folder with the servers, or nothing where the user named another.
+fn kubernetes_assets(workspace: &Workspace, steps: &Steps) -> Result<Option<PathBuf>, Stop> {
+    let step = "kubernetes-assets";
+    if kubernetes::given() {
+        steps.say(&format!("{step}: as the environment says, nothing is built"));
+        return Ok(None);
+    }
+    let (folder, built) = steps.run(step, "the servers that the tests start", || {
+        kubernetes::ensure(workspace, &|line| steps.say(&format!("{step}: {line}")))
+    })?;
+    let state = if built { "built" } else { "kept" };
+    steps.say(&format!("{step}: {state} in {}", workspace.shown(&folder)));
+    Ok(Some(folder))
 }
 
 /// With this variable set, tests write the files that they otherwise compare with.
@@ -311,7 +346,8 @@ mod tests {
     fn only_quickstart_passes_flags_on() {
         assert_eq!(usage("quickstart", &["--dry-run"]), None);
         assert!(usage("test", &["--dry-run"]).is_some());
-        assert_eq!(usage("test", &[WITHOUT_INTEROP]), None);
+        assert_eq!(usage("test", &[WITHOUT_KUBERNETES]), None);
+        assert_eq!(usage("test", &[WITHOUT_INTEROP, WITHOUT_KUBERNETES]), None);
         assert!(usage("plugins", &[WITHOUT_INTEROP]).is_some());
     }
 
@@ -325,8 +361,9 @@ mod tests {
     #[test]
     fn every_task_of_the_help_exists() {
         let tasks = crate::HELP.split("Tasks:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
-        let names: Vec<&str> = tasks.lines().filter_map(|line| line.split_whitespace().next()).collect();
-        assert_eq!(names.len(), 7);
+        let names = tasks.lines().filter(|line| !line.starts_with("    "));
+        let names: Vec<&str> = names.filter_map(|line| line.split_whitespace().next()).collect();
+        assert_eq!(names.len(), 8);
         assert!(names.iter().all(|name| usage(name, &[]).is_none()), "{names:?}");
     }
 }
