@@ -5,6 +5,7 @@
 pub mod fixtures;
 pub mod guests;
 pub mod kubernetes;
+pub mod nvidia;
 pub mod openai;
 pub mod processes;
 pub mod recorded;

@@ -10,7 +10,7 @@ use super::drop_in;
 use super::kubernetes::{Connection, KubernetesArgs};
 use crate::backends;
 use crate::domain::search_space::{self, SearchSpace};
-use crate::domain::{Candidate, Job, Mapping, Role};
+use crate::domain::{Candidate, Mapping, Role};
 use crate::engine::Cluster;
 use crate::engine::endpoint::EndpointCluster;
 use crate::engine::kubernetes::{self, KubernetesCluster};
@@ -18,6 +18,7 @@ use crate::engine::local::{self, LocalCluster};
 use crate::engine::served::{Bench, Settings, Site, Stop, TOLERANCE};
 use crate::engine::simulated::SimulatedCluster;
 use crate::http::{Client, Options, Origin};
+use crate::load::aiperf::Aiperf;
 use crate::load::builtin::{self, Builtin};
 use crate::load::{ApiKey, Endpoint, LoadGenerator};
 use crate::output::error::AppError;
@@ -268,7 +269,7 @@ impl ClusterArgs {
                 kubernetes::Options {
                     kube: connection.kube.clone(),
                     owner: connection.owner(spec, dir),
-                    reach: self.kubernetes.reach.clone().unwrap_or_else(|| connection.default_reach()),
+                    reach: connection.reach(self.kubernetes.reach.as_ref()),
                     deadlines: self.kubernetes.deadlines(spec),
                     dir: Some(dir.clone()),
                     endpoint,
@@ -340,7 +341,10 @@ fn generator(spec: &RunSpec, endpoint: &Endpoint, options: &Options) -> Result<A
                 ..defaults
             })))
         }
-        LoadKind::Aiperf => Err(setup("`--load aiperf` is not built in yet", "use --load builtin")),
+        LoadKind::Aiperf => {
+            let aiperf = Aiperf::find().map_err(|error| setup(error.to_string(), "--load builtin needs nothing else"))?;
+            Ok(Arc::new(aiperf.trusting(options.ca_file.clone())))
+        }
     }
 }
 
@@ -380,16 +384,4 @@ fn pick(listed: Vec<String>, wanted: &str, url: &str) -> Result<String, AppError
             hint: "--served-name says which of them to measure".to_owned(),
         }),
     }
-}
-
-/// For a job that is measured on the engine at hand.
-pub fn fits(job: &Job, space: &SearchSpace) -> Result<(), AppError> {
-    let gpus = space.candidates.first().map_or(0, Candidate::gpus);
-    if gpus > job.hardware.total_gpus {
-        return Err(usage(
-            format!("the engine has {gpus} GPUs, the budget is {}", job.hardware.total_gpus),
-            "--total-gpus is the budget of the deployment that is planned",
-        ));
-    }
-    Ok(())
 }

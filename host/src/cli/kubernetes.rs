@@ -157,9 +157,16 @@ impl Connection {
         Owner::new(&spec.deployment.dgdr_name, object, &format!("{}:{}", host.trim(), path.display()))
     }
 
-    /// How to reach engines, if the user does not say.
-    pub const fn default_reach(&self) -> Reach {
-        if self.kube.inside { Reach::Service } else { Reach::PortForward }
+    /// How to reach engines: as the user says, or as is possible from here.
+    pub fn reach(&self, wanted: Option<&Reach>) -> Reach {
+        let reach = wanted.cloned().unwrap_or(if self.kube.inside { Reach::Service } else { Reach::PortForward });
+        if reach == Reach::PortForward {
+            tracing::warn!(
+                "requests go through the API server (port-forward), whose time is part of every latency; run in the \
+                 cluster, or give --reach a URL, for figures that count"
+            );
+        }
+        reach
     }
 
     /// The last word on the request: its output, then its status.
@@ -173,12 +180,18 @@ impl Connection {
     ) -> Report {
         let report = last_word(outcome, phase, dir, &self.kube.namespace, auto_apply);
         let files = output_files(dir, &report);
-        if let Err(error) = self.kube.write_output(owner, &files).await {
-            tracing::warn!("the results are not in the cluster: {error}");
+        let writing = tokio::time::timeout(LAST_WORD, self.kube.write_output(owner, &files));
+        match writing.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("the results are not in the cluster: {error}"),
+            Err(_) => tracing::warn!("the results are not in the cluster: the API server does not answer"),
         }
         report
     }
 }
+
+/// How long to try to write results: they are in the run directory all the same.
+const LAST_WORD: Duration = Duration::from_secs(20);
 
 /// Files of a run that go into the output ConfigMap, the most important one first.
 const OUTPUT: [&str; 6] = [

@@ -23,6 +23,9 @@ use crate::spec::DgdApi;
 /// Shortest time between two writes.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// The last word is tried for so long.
+const LAST_WORD: Duration = Duration::from_secs(20);
+
 /// Dynamo's `phase` (v1beta1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Stage {
@@ -327,8 +330,13 @@ impl StatusTask {
     pub async fn finish(self, last: Report) {
         let Self { newest, task, notes, kube, dgdr } = self;
         newest.send_replace(last.clone());
-        let mut conditions = task.await.unwrap_or_else(|_| dgdr.conditions.clone());
-        write(&kube, &dgdr, &last, &mut conditions).await;
+        let writing = async {
+            let mut conditions = task.await.unwrap_or_else(|_| dgdr.conditions.clone());
+            write(&kube, &dgdr, &last, &mut conditions).await;
+        };
+        if tokio::time::timeout(LAST_WORD, writing).await.is_err() {
+            tracing::warn!("the status of the request is out of date: the API server does not answer");
+        }
         // Events are of no use to a reader who has to wait for them.
         if tokio::time::timeout(Duration::from_secs(5), notes).await.is_err() {
             tracing::warn!("not all events were written");

@@ -1,5 +1,6 @@
 //! What a load generator is asked.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -80,6 +81,8 @@ pub struct Point {
     pub seed: u64,
     /// The point fails when it takes longer, warm-up included.
     pub deadline: Duration,
+    /// The candidate's folder in the run directory: a generator that writes files makes one of its own in it.
+    pub artifacts: Option<PathBuf>,
 }
 
 /// Half width of an interval that is precise enough, as a fraction, unless the job says otherwise.
@@ -119,6 +122,7 @@ impl Point {
             max_error_rate: MAX_ERROR_RATE,
             seed,
             deadline: DEADLINE,
+            artifacts: None,
         }
     }
 
@@ -138,6 +142,7 @@ impl Point {
             max_error_rate: MAX_ERROR_RATE,
             seed,
             deadline: DEADLINE,
+            artifacts: None,
         }
     }
 

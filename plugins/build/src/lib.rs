@@ -3,7 +3,7 @@
 //! * [`toolchain`]: a rustc that can build [`TARGET`]: the current one, `rustup target add`, or a sysroot made from
 //!   Debian's packages.
 //! * [`component`]: cargo packages in, `<name>.wasm` files with their digests out.
-//! * [`python`]: the Python environment of the tests that read our files back with numpy.
+//! * [`python`]: the Python environments of the tests: numpy, and NVIDIA's packages.
 //!
 //! One code path serves the bundled plugins (`cargo xtask plugins`), the tests, and plugins written elsewhere. No build
 //! script runs cargo: nested builds wait for cargo's lock and inherit settings that were meant for the host.

@@ -211,9 +211,7 @@ impl Deployment for KubernetesDeployment {
         };
         match checked {
             Ok(report) => {
-                let is_first = self.cluster.0.rollout().as_ref().is_none_or(|rollout| rollout.before.is_none());
-                // What works better than nothing stays, and so does what holds its promise.
-                if report.meets_sla || is_first {
+                if report.meets_sla {
                     *self.cluster.0.rollout() = None;
                 }
                 Ok(report)

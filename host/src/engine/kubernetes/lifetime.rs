@@ -10,7 +10,7 @@ use crate::kubernetes::call::Patience;
 use crate::kubernetes::ClusterError;
 
 /// Cleaning up at the end of a process may take so long: Kubernetes kills a pod 30 s after it was asked to end.
-const LAST_CHANCE: Duration = Duration::from_secs(20);
+pub(super) const LAST_CHANCE: Duration = Duration::from_secs(20);
 
 impl KubernetesCluster {
     /// Deletes a deployment of this process and waits until it and its pods are gone.

@@ -28,6 +28,10 @@ const HEAD_BYTES: usize = 256 << 10;
 const TAIL_BYTES: usize = 64 << 10;
 /// Pause before a stream that broke off is opened again.
 const PAUSE: Duration = Duration::from_secs(2);
+/// A log that says nothing for so long has nothing more to say of how the engine came up.
+const QUIET: Duration = Duration::from_millis(200);
+/// It is read in any case after this.
+const LATEST: Duration = Duration::from_secs(5);
 /// Most containers that are followed at once.
 const MOST_CONTAINERS: usize = 128;
 
@@ -113,11 +117,15 @@ impl Logs {
         places.iter().map(|((pod, container), kept)| format!("==> {pod} {container} <==\n{}", kept.text())).collect()
     }
 
-    /// The same, or why there is none.
+    /// The same, or why there is none; lines that are on their way are waited for, but not for long.
     ///
     /// # Errors
     /// If no line came from anywhere.
-    pub fn read(&self) -> Result<String, String> {
+    pub async fn read(&self) -> Result<String, String> {
+        let since = Instant::now();
+        while since.elapsed() < LATEST && self.heard().is_none_or(|heard| heard.elapsed() < QUIET) {
+            tokio::time::sleep(QUIET / 4).await;
+        }
         let text = self.text();
         if text.is_empty() {
             return Err(lock(&self.shared).trouble.clone().unwrap_or_else(|| "no pod has written a log".to_owned()));
@@ -209,6 +217,7 @@ impl Follower {
             since_time,
             ..LogParams::default()
         };
+        let known = last.clone();
         let stream = self.kube.pods().log_stream(pod, &params).await?;
         let mut lines = stream.lines().map_err(kube::Error::ReadEvents);
         while let Some(line) = lines.next().await {
@@ -216,7 +225,7 @@ impl Follower {
             let (stamp, text) = split_stamp(&line);
             if let Some(stamp) = stamp {
                 // What came before the stream broke off comes once more.
-                if last.as_deref().is_some_and(|last| stamp <= last) {
+                if known.as_deref().is_some_and(|known| stamp <= known) {
                     continue;
                 }
                 *last = Some(stamp.to_owned());

@@ -119,7 +119,7 @@ impl KubernetesCluster {
         let Inner { spec, options, .. } = &*self.0;
         let mut dgd = dgd::generate_candidate(spec, &launch.candidate).map_err(|error| error.to_string())?;
         let plain = dgd.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-        let name = format!("{plain}-{}", options.owner.run);
+        let name = candidate_name(plain, &options.owner.run);
         dgd["metadata"]["name"] = name.clone().into();
         let annotations = dgd["metadata"].as_object_mut().map(|m| m.entry("annotations").or_insert_with(|| json!({})));
         if let Some(annotations) = annotations.and_then(Value::as_object_mut) {
@@ -172,6 +172,9 @@ impl KubernetesCluster {
                 ready.map_err(|not_ready| failure(not_ready.class, not_ready.reason))?;
             }
         }
+        // The operator may have seen pods before we do.
+        let seen = |view: &watching::View| view.pods.values().any(|pod| !pod.is_frontend());
+        let _ = tokio::time::timeout(PODS_ARE_SEEN, watching.subscribe().wait_for(seen)).await;
         let port = reach::frontend_port(&dgd);
         let way = reach::open(kube, reach, &name, port, &watching.subscribe())
             .await
@@ -189,12 +192,30 @@ impl KubernetesCluster {
             site,
             liveness,
             launched,
-            async { logs.read() },
+            logs.read(),
             waiting::max_running(&dgd, spec.job.backend, &launch.candidate.mapping),
         )
         .await?;
         Ok(KubernetesEngine { cluster: self.clone(), name, served, launch: launch.clone(), logs, watching, _way: way, _guard: guard })
     }
+}
+
+/// Pods of a deployment that is ready are seen after this, or carry other labels than ours knows of.
+const PODS_ARE_SEEN: Duration = Duration::from_secs(5);
+
+/// Longest name of a deployment beside the component `Frontend`; pods are called after both.
+const LONGEST_NAME: usize = 37;
+
+/// What a candidate's deployment is called in a run; a long mapping is shortened to its checksum.
+fn candidate_name(plain: &str, run: &str) -> String {
+    let whole = format!("{plain}-{run}");
+    if whole.len() <= LONGEST_NAME {
+        return whole;
+    }
+    let room = LONGEST_NAME.saturating_sub(run.len() + 10);
+    // Names are ASCII.
+    let start = plain.get(..room).unwrap_or_default().trim_end_matches('-');
+    format!("{start}-{:08x}-{run}", crc32fast::hash(plain.as_bytes()))
 }
 
 /// From ready to the first answer, at least.
@@ -237,12 +258,18 @@ impl Cluster for KubernetesCluster {
     }
 
     async fn clean_up(&self) {
-        match self.roll_back_rollout().await {
-            Ok(Some(what)) => tracing::warn!("{what}"),
-            Ok(None) => {}
-            Err(error) => tracing::error!("what was deployed before could not be put back: {error}"),
+        let rolling_back = async {
+            match self.roll_back_rollout().await {
+                Ok(Some(what)) => tracing::warn!("{what}"),
+                Ok(None) => {}
+                Err(error) => tracing::error!("what was deployed before could not be put back: {error}"),
+            }
+        };
+        let (rolled_back, ()) =
+            tokio::join!(tokio::time::timeout(lifetime::LAST_CHANCE, rolling_back), self.remove_all());
+        if rolled_back.is_err() {
+            tracing::error!("what was deployed before could not be put back in time");
         }
-        self.remove_all().await;
     }
 }
 
@@ -327,5 +354,19 @@ impl Engine for KubernetesEngine {
             probe: None,
             reason: error.to_string(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_candidates_fit_into_names_of_pods_and_differ() {
+        assert_eq!(candidate_name("vllm-decode-tp4", "a1b2c3"), "vllm-decode-tp4-a1b2c3");
+        let long = |last: &str| candidate_name(&format!("trtllm-prefill-tp2-dp16-etp4-ep8-pp{last}"), "a1b2c3");
+        assert!(long("2").len() <= LONGEST_NAME, "{}", long("2"));
+        assert_ne!(long("2"), long("4"));
+        assert!(long("2").starts_with("trtllm-prefill-") && long("2").ends_with("-a1b2c3"), "{}", long("2"));
     }
 }

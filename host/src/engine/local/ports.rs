@@ -5,6 +5,8 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::http::Origin;
+
 /// Ports that this process has given to engines that run.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ports(Arc<Mutex<BTreeSet<u16>>>);
@@ -27,6 +29,26 @@ impl Drop for Leased {
 
 fn bind(port: u16) -> io::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+}
+
+/// Refuses a URL that somebody else answers at already: a template may have a port of its own instead of `{port}`, and
+/// whoever has it would be measured in the engine's place.
+///
+/// # Errors
+/// If the port is taken.
+pub(super) fn check_own(url: &str, leased: &Leased) -> Result<(), String> {
+    let origin: Origin = url.parse().map_err(|error: crate::http::HttpError| error.to_string())?;
+    let is_here = ["127.0.0.1", "localhost", "::1"].contains(&origin.host.as_str());
+    if !is_here || leased.by_name.values().any(|port| *port == origin.port) {
+        return Ok(());
+    }
+    match bind(origin.port) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(format!(
+            "port {} of {url} is taken by another process; end that, or write {{port}} for a free one",
+            origin.port
+        )),
+        _ => Ok(()),
+    }
 }
 
 impl Ports {
@@ -85,6 +107,18 @@ mod tests {
         let all: BTreeSet<u16> = one.by_name.values().chain(two.by_name.values()).copied().collect();
         assert_eq!(all.len(), 4);
         all.iter().for_each(|port| drop(bind(*port).unwrap()));
+    }
+
+    #[test]
+    fn a_url_at_which_somebody_else_listens_is_refused() {
+        let other = bind(0).unwrap();
+        let url = format!("http://127.0.0.1:{}", other.local_addr().unwrap().port());
+        let ports = Ports::default();
+        let leased = ports.lease(&names(&["http"]), &BTreeMap::new()).unwrap();
+        assert!(check_own(&url, &leased).unwrap_err().contains("taken by another process"));
+        check_own(&format!("http://127.0.0.1:{}", leased.by_name["http"]), &leased).unwrap();
+        drop(other);
+        check_own(&url, &leased).unwrap();
     }
 
     #[test]

@@ -276,6 +276,7 @@ impl Served {
         }
         let point = Point {
             deadline: self.settings.point_deadline,
+            artifacts: self.reports.as_ref().map(|dir| dir.path().join(self.launch.candidate.dir_name())),
             ..Point::of(role, probe, &self.job.sla, self.seed(role, probe))
         };
         let started = Instant::now();

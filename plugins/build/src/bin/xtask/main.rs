@@ -20,8 +20,8 @@ Usage: cargo xtask <TASK>
 Tasks:
   quickstart [FLAGS]  Build everything and run the quickstart example; FLAGS go to `sla-profiler profile`
   plugins             Get the Wasm toolchain and build the bundled plugins to <target>/plugins
-  test [--without-kubernetes]
-                      Plugins, format, lints, licences, Kubernetes servers, then all tests
+  test [--without-kubernetes] [--without-interop]
+                      Plugins, format, lints, licences, Kubernetes servers, NVIDIA's packages, then all tests
   generate            Rewrite the generated files that the tests compare with
   bench               Build and run the benchmark report
   toolchain           Get the Wasm toolchain only
@@ -32,6 +32,7 @@ Environment:
   SLA_PROFILER_WASM_TOOLCHAIN  installed, rustup or debian: use this Wasm toolchain or fail
   SLA_PROFILER_PYTHON          a Python with the packages of tests/requirements.txt, instead of one made here
   KUBEBUILDER_ASSETS           a folder with etcd, kube-apiserver and the others, instead of building them
+  SLA_PROFILER_INTEROP_PYTHON  a Python with the packages of tests/interop/requirements.txt, likewise
   CI                           when set, Cargo.lock must be current and nothing is compiled incrementally
 
 Exit status: 0; 1 when a step failed; 2 for a wrong command line; quickstart passes on that of sla-profiler.

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use sla_profiler_plugin_build::component::{self, Component, Request};
-use sla_profiler_plugin_build::python::{self, PYTHON_VARIABLE};
+use sla_profiler_plugin_build::python::{self, INTEROP_VARIABLE, Listed, PYTHON_VARIABLE};
 use sla_profiler_plugin_build::toolchain::{self, Toolchain};
 use sla_profiler_plugin_build::{Error, process};
 
@@ -45,10 +45,10 @@ pub fn find(name: &str, rest: &[String]) -> Result<Task, Stop> {
     let task: Task = match name {
         "quickstart" => return Ok(quickstart),
         "plugins" => |workspace, _| plugins(workspace, &Steps::start()),
-        "test" => match rest {
-            [flag] if flag == WITHOUT_KUBERNETES => return Ok(|workspace, _| test(workspace, false)),
-            _ => |workspace, _| test(workspace, true),
-        },
+        "test" if rest.iter().all(|flag| [WITHOUT_KUBERNETES, WITHOUT_INTEROP].contains(&flag.as_str())) => {
+            return Ok(test);
+        }
+        "test" => test,
         "kubernetes-assets" => |workspace, _| kubernetes_assets(workspace, &Steps::start()).map(drop),
         "generate" => |workspace, _| generate(workspace),
         "bench" => |workspace, _| bench(workspace),
@@ -149,18 +149,27 @@ const WITHOUT_KUBERNETES: &str = "--without-kubernetes";
 /// The module that holds, in each file, the tests that need a cluster: a part of their names.
 const KUBERNETES_TESTS: &str = "on_a_cluster::";
 
-fn test(workspace: &Workspace, with_kubernetes: bool) -> Result<(), Stop> {
+/// The flag of `test` that leaves out the tests against NVIDIA's packages.
+const WITHOUT_INTEROP: &str = "--without-interop";
+
+/// The test targets that need NVIDIA's packages. Their tests are marked `#[ignore]`, so that `cargo test` names each of
+/// them as left out, and run in a step of their own.
+const INTEROP_TESTS: &[&str] = &["aiperf", "interop"];
+
+fn test(workspace: &Workspace, flags: &[String]) -> Result<(), Stop> {
+    let with = |flag: &str| !flags.iter().any(|given| given == flag);
+    let (with_kubernetes, interop) = (with(WITHOUT_KUBERNETES), with(WITHOUT_INTEROP));
     let steps = Steps::start();
     steps.command("format", workspace.cargo().args(["fmt", "--all", "--check"]))?;
     plugins(workspace, &steps)?;
     let mut lints = locked(workspace.cargo(), "clippy");
     steps.command("lints", lints.args(["--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     check_licences(workspace, &steps)?;
-    let python = python(workspace, &steps)?;
+    let python = numpy(workspace, &steps)?;
     let assets = if with_kubernetes { kubernetes_assets(workspace, &steps)? } else { None };
+    let nvidia = interop.then(|| nvidia(workspace, &steps)).transpose()?;
     // Which tests call, and `cargo test` does not build for tests of another package.
     build_program(workspace, &steps, "sla-profiler")?;
-    // The last step: its summary closes the output.
     let mut tests = locked(workspace.cargo(), "test");
     tests.args(["--workspace", "--no-fail-fast"]).env(PYTHON_VARIABLE, python);
     if let Some(assets) = assets {
@@ -170,7 +179,19 @@ fn test(workspace: &Workspace, with_kubernetes: bool) -> Result<(), Stop> {
         steps.say(&format!("tests: those named {KUBERNETES_TESTS} are left out"));
         tests.args(["--", "--skip", KUBERNETES_TESTS]);
     }
-    steps.command("tests", &mut tests)
+    steps.command("tests", &mut tests)?;
+    let Some(nvidia) = nvidia else {
+        steps.say(&format!("interop: left out by {WITHOUT_INTEROP}; the tests above name what did not run"));
+        return Ok(());
+    };
+    let mut tests = locked(workspace.cargo(), "test");
+    tests.args(["--workspace", "--no-fail-fast"]);
+    INTEROP_TESTS.iter().for_each(|target| {
+        tests.args(["--test", target]);
+    });
+    // One at a time: they measure latencies, of servers on the same cores.
+    tests.args(["--", "--ignored", "--test-threads", "1"]).env(INTEROP_VARIABLE, nvidia);
+    steps.command("interop", &mut tests)
 }
 
 /// The folder with the servers, or nothing where the user named another.
@@ -235,14 +256,32 @@ fn check_licences(workspace: &Workspace, steps: &Steps) -> Result<(), Stop> {
     Ok(())
 }
 
-fn python(workspace: &Workspace, steps: &Steps) -> Result<PathBuf, Stop> {
-    steps.run("python", "an environment with tests/requirements.txt", || match python::chosen() {
-        Some(python) => Ok(python),
-        None => {
-            let requirements = workspace.root.join("tests/requirements.txt");
-            python::python_env(&requirements, &workspace.target.join("python"), &|line| steps.say(line))
-        }
+fn numpy(workspace: &Workspace, steps: &Steps) -> Result<PathBuf, Stop> {
+    let about = "an environment with tests/requirements.txt";
+    steps.run("python", about, || environment(workspace, steps, PYTHON_VARIABLE, "requirements.txt", Listed::Wanted))
+}
+
+fn nvidia(workspace: &Workspace, steps: &Steps) -> Result<PathBuf, Stop> {
+    let about = "an environment with NVIDIA's packages, tests/interop/requirements.txt: 1.4 GB";
+    steps.run("interop", about, || {
+        environment(workspace, steps, INTEROP_VARIABLE, "interop/requirements.txt", Listed::All)
+            .map_err(|error| format!("{error}\n`cargo xtask test {WITHOUT_INTEROP}` does without"))
     })
+}
+
+/// The Python that the variable names, or one with the packages of a file in `tests`.
+fn environment(
+    workspace: &Workspace,
+    steps: &Steps,
+    variable: &str,
+    requirements: &str,
+    listed: Listed,
+) -> Result<PathBuf, Error> {
+    if let Some(python) = python::chosen(variable) {
+        return Ok(python);
+    }
+    let requirements = workspace.root.join("tests").join(requirements);
+    python::python_env(&requirements, listed, &workspace.target.join("python"), &|line| steps.say(line))
 }
 
 /// Builds one program, with `--workspace` as every task does: with `--package`, cargo would choose other features for
@@ -294,7 +333,9 @@ mod tests {
     fn only_quickstart_passes_flags_on() {
         assert_eq!(usage("quickstart", &["--dry-run"]), None);
         assert!(usage("test", &["--dry-run"]).is_some());
-        assert_eq!(usage("test", &["--without-kubernetes"]), None);
+        assert_eq!(usage("test", &[WITHOUT_KUBERNETES]), None);
+        assert_eq!(usage("test", &[WITHOUT_INTEROP, WITHOUT_KUBERNETES]), None);
+        assert!(usage("plugins", &[WITHOUT_INTEROP]).is_some());
     }
 
     #[test]
