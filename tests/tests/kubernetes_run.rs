@@ -3,6 +3,8 @@
 //! Engine pods are played by kwok, and what answers in them is an HTTP server of the tests with a known timing; there
 //! is no GPU.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+
 mod on_a_cluster {
     use std::collections::{BTreeSet, HashMap};
     use std::fs;
