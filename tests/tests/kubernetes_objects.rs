@@ -1,5 +1,7 @@
 //! What we write is what a real API server takes, with strict validation; what it refuses, it names.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+
 use std::fs;
 use std::path::Path;
 
@@ -94,7 +96,8 @@ mod on_a_cluster {
             // What belongs to the whole cluster is in a folder of its own.
             let mut kubectl = kubectl(&cluster.kubeconfig());
             let folder = root().join("examples/kubernetes/gpu-discovery");
-            let output = kubectl.args(["apply", "--server-side", "--validate=strict", "-k"]).arg(folder).output().unwrap();
+            let output =
+                kubectl.args(["apply", "--server-side", "--validate=strict", "-k"]).arg(folder).output().unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         });
     }

@@ -3,6 +3,8 @@
 //! Engine pods are played by kwok, and what answers in them is an HTTP server of the tests with a known timing; there
 //! is no GPU.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+
 mod on_a_cluster {
     use std::collections::{BTreeSet, HashMap};
     use std::fs;
@@ -64,7 +66,12 @@ mod on_a_cluster {
                 let mut servers = servers.lock().unwrap();
                 let server = servers.entry(dgd.metadata.uid.clone().unwrap()).or_insert_with(|| {
                     let timing = timing(dgd, slow);
-                    OpenAi::start(Behaviour { model: MODEL.to_owned(), timing, kv_tokens: 643_891, ..Behaviour::default() })
+                    OpenAi::start(Behaviour {
+                        model: MODEL.to_owned(),
+                        timing,
+                        kv_tokens: 643_891,
+                        ..Behaviour::default()
+                    })
                 });
                 let port = server.url.rsplit(':').next().unwrap().parse().unwrap();
                 Some(Endpoint { port, log_file: Some(log.clone()) })
@@ -98,7 +105,8 @@ mod on_a_cluster {
         }
 
         fn profile(&self) -> Command {
-            let mut command = sla_profiler(["profile", "--cluster", "kubernetes", "--dgdr", "chat", "--load", "builtin"]);
+            let mut command =
+                sla_profiler(["profile", "--cluster", "kubernetes", "--dgdr", "chat", "--load", "builtin"]);
             command.arg("--kubeconfig").arg(&self.kubeconfig).args(["--reach", "port-forward"]);
             command.arg("--tokenizer").arg(word_tokenizer()).arg("--out").arg(self.out.path().join("run"));
             command
@@ -123,6 +131,16 @@ mod on_a_cluster {
         async fn reasons(&self) -> BTreeSet<String> {
             let events = self.namespace.api::<Event>().list(&ListParams::default()).await.unwrap();
             events.items.into_iter().filter_map(|event| event.reason).collect()
+        }
+    }
+
+    /// A process that does not outlive its test.
+    struct Killed(std::process::Child);
+
+    impl Drop for Killed {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
         }
     }
 
@@ -195,7 +213,10 @@ mod on_a_cluster {
             used.retain(|right| !right.contains("pods/portforward"));
             let idle: BTreeSet<_> = given.difference(&used).collect();
             let missing: BTreeSet<_> = used.difference(&given).collect();
-            assert!(idle.is_empty() && missing.is_empty(), "given and not used: {idle:?}; used and not given: {missing:?}");
+            assert!(
+                idle.is_empty() && missing.is_empty(),
+                "given and not used: {idle:?}; used and not given: {missing:?}"
+            );
         });
     }
 
@@ -239,16 +260,19 @@ mod on_a_cluster {
             block_on(async {
                 let world = World::new(&format!("term-{}", phase.to_lowercase()), false).await;
                 world.request(spec(true));
-                let mut child = world.profile().stderr(std::process::Stdio::null()).spawn().unwrap();
+                let mut child = Killed(world.profile().stderr(std::process::Stdio::null()).spawn().unwrap());
                 eventually(phase, async || {
                     let status = world.status().await;
-                    assert!(!["Ready", "Deployed", "Failed"].contains(&status["phase"].as_str().unwrap_or_default()), "{status}");
+                    assert!(
+                        !["Ready", "Deployed", "Failed"].contains(&status["phase"].as_str().unwrap_or_default()),
+                        "{status}"
+                    );
                     (status["profilingPhase"] == phase || status["phase"] == phase).then_some(())
                 })
                 .await;
-                let pid = child.id().to_string();
+                let pid = child.0.id().to_string();
                 assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-                let code = tokio::task::spawn_blocking(move || child.wait().unwrap().code()).await.unwrap();
+                let code = tokio::task::spawn_blocking(move || child.0.wait().unwrap().code()).await.unwrap();
                 assert_eq!(code, Some(130), "{phase}");
                 assert!(world.dgds().await.is_empty(), "{phase}: {:?}", world.dgds().await);
                 assert_eq!(world.status().await["phase"], "Failed", "{phase}");
