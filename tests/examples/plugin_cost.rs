@@ -27,7 +27,7 @@ fn median(rounds: u32, mut run: impl FnMut() -> Duration) -> f64 {
 
 fn main() {
     let file: PathBuf = std::env::args_os().nth(1).expect("the path of a selection policy").into();
-    let choice = PluginChoice { source: PluginSource::File(file), settings: vec![] };
+    let choice = PluginChoice::new(PluginSource::File(file));
     let dir = tempfile::tempdir().unwrap();
     let host = |cache| PluginHost::new(HostOptions { cache, ..HostOptions::default() }).unwrap();
     let load = |cache: Option<PathBuf>| {
@@ -56,7 +56,7 @@ fn main() {
     // A guest that always gives the same answer: what is left is the host's part and the copying.
     let idle_file = dir.path().join("idle.wasm");
     std::fs::write(&idle_file, guests::ranks(&[(0, 1, "1")], &[(2, 1, "1")])).unwrap();
-    let idle = host(None).selection(&PluginChoice { source: PluginSource::File(idle_file), settings: vec![] }).unwrap();
+    let idle = host(None).selection(&PluginChoice::new(PluginSource::File(idle_file))).unwrap();
     let overhead = median(1001, || idle.select(&job(), &all, &history).unwrap().cost.elapsed);
     println!(
         "compile and load {compile:.0} us; host and load from cache {cached:.0} us; fresh call over 100 candidates \

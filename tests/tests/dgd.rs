@@ -51,7 +51,7 @@ fn model(moe: bool) -> Model {
 }
 
 fn spec(backend: Backend, api: DgdApi, moe: bool) -> RunSpec {
-    let plugin = |name: &str| PluginChoice { source: PluginSource::Bundled(name.to_owned()), settings: Vec::new() };
+    let plugin = |name: &str| PluginChoice::new(PluginSource::Bundled(name.to_owned()));
     RunSpec {
         output_dir: None,
         job: Job {

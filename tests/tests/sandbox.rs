@@ -35,7 +35,7 @@ impl Bench {
     }
 
     fn with(limits: Limits) -> Self {
-        let host = PluginHost::new(HostOptions { cache: None, limits }).unwrap();
+        let host = PluginHost::new(HostOptions { cache: None, limits, ..HostOptions::default() }).unwrap();
         Self { host, dir: tempfile::tempdir().unwrap() }
     }
 
@@ -46,7 +46,7 @@ impl Bench {
     }
 
     fn choice(&self, wasm: &[u8]) -> PluginChoice {
-        PluginChoice { source: PluginSource::File(self.file(wasm)), settings: vec![] }
+        PluginChoice::new(PluginSource::File(self.file(wasm)))
     }
 
     fn next_for(&self, wasm: &[u8], goal: &Goal) -> Result<Decided<Step>, PluginError> {
@@ -415,7 +415,7 @@ fn plans_that_cannot_be_deployed_are_refused_with_the_reason() {
 #[test]
 fn a_file_that_is_not_there_says_so() {
     let bench = Bench::new();
-    let choice = PluginChoice { source: PluginSource::File(bench.dir.path().join("none.wasm")), settings: vec![] };
+    let choice = PluginChoice::new(PluginSource::File(bench.dir.path().join("none.wasm")));
     let Err(error) = bench.host.load(Kind::SweepStrategy, &choice) else { panic!("there is no file") };
     assert!(matches!(load_problem(&error), LoadProblem::NotFound), "{error}");
 }
@@ -520,7 +520,7 @@ fn settings_that_the_plugin_does_not_have_are_refused_at_load() {
 
 #[test]
 fn a_name_that_is_not_bundled_says_what_to_do() {
-    let choice = PluginChoice { source: PluginSource::Bundled("sweep-nothing".into()), settings: vec![] };
+    let choice = PluginChoice::new(PluginSource::Bundled("sweep-nothing".into()));
     let Err(error) = Bench::new().host.load(Kind::SweepStrategy, &choice) else { panic!("no such plugin") };
     assert!(error.is_load());
     assert!(matches!(load_problem(&error), LoadProblem::BundledMissing | LoadProblem::UnknownName { .. }), "{error}");
@@ -586,14 +586,14 @@ fn a_long_history_fits_through_the_default_limits() {
 
 #[test]
 fn the_inspect_command_prints_a_table_or_json() {
-    use sla_profiler::cli::plugin::PluginCommand;
+    use sla_profiler::cli::plugin::{PluginCommand, inspect};
 
     let bench = Bench::new();
     let file = bench.file(&guests::sweep("done"));
     let print = |json| {
         let mut out = Vec::new();
-        let options = HostOptions { cache: None, limits: limits() };
-        PluginCommand::Inspect { file: file.clone() }.run_with(options, &mut out, json).unwrap();
+        let options = HostOptions { cache: None, limits: limits(), ..HostOptions::default() };
+        PluginCommand::Inspect(inspect::Args { file: file.clone() }).run_with(options, &mut out, json).unwrap();
         String::from_utf8(out).unwrap()
     };
     let table = print(false);

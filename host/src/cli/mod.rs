@@ -14,6 +14,7 @@ use crate::output::exit_code;
 use crate::output::logging::{self, LogFile};
 use crate::output::printer::{Color, Format, Printer};
 use crate::output::progress::Terminal;
+use crate::plugin::compile::child;
 
 /// Finds the prefill and decode configuration that meets an SLA at the least cost, by measuring.
 #[derive(Debug, Parser)]
@@ -70,6 +71,12 @@ pub struct Session {
 
 /// The program.
 pub fn main() -> ExitCode {
+    // Not a subcommand of clap's: nobody is to find it, and nothing is to run before its limits are set.
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|command| command == child::COMMAND) {
+        return ExitCode::from(child::main(arguments));
+    }
+    child::this_program_compiles();
     let cli = Cli::parse();
     let printer = Printer::new(cli.global.output, cli.global.quiet, cli.global.no_progress, cli.global.color);
     let terminal = Terminal::new(&printer);
@@ -93,9 +100,6 @@ fn run(command: Command, session: &Session) -> Result<u8, AppError> {
             command.run(&mut printer.out(), printer.is_json())?;
             Ok(exit_code::OK)
         }
-        Command::Plugin(command) => {
-            command.run(&mut printer.out(), printer.is_json())?;
-            Ok(exit_code::OK)
-        }
+        Command::Plugin(command) => Ok(command.run(&mut printer.out(), printer.is_json())?),
     }
 }

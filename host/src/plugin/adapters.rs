@@ -13,6 +13,7 @@ use super::bindings::planner::exports::sla_profiler::planner::model as planner;
 use super::bindings::{planner::PlannerModelPre, selection::SelectionPolicyPre, sweep::SweepStrategyPre, types};
 use super::convert::{from_guest, to_guest};
 use super::error::{CallProblem, Subject};
+use super::grants::Grants;
 use super::guest::{Caller, GuestState};
 use super::limits::Limits;
 
@@ -20,6 +21,7 @@ use super::limits::Limits;
 pub(super) struct Wasm<P> {
     pub engine: Engine,
     pub limits: Arc<Limits>,
+    pub grants: Grants,
     pub identity: Identity,
     pub subject: Subject,
     pub settings: Vec<(String, String)>,
@@ -37,6 +39,7 @@ impl<P> Wasm<P> {
         let caller = Caller {
             engine: &self.engine,
             limits: &self.limits,
+            grants: &self.grants,
             deadline: self.limits.deadline(),
             subject: &self.subject,
             export,

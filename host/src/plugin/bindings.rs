@@ -48,4 +48,17 @@ pub mod about {
     });
 }
 
+/// `interface files` alone: the one ability that the user can grant.
+pub mod granted {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        inline: "
+            package sla-profiler:host@0.1.0;
+            world granted { import sla-profiler:base/files@0.1.0; }
+        ",
+        world: "sla-profiler:host/granted",
+    });
+}
+
+pub use granted::sla_profiler::base::files;
 pub use sweep::sla_profiler::base::{log, types};

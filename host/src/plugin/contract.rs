@@ -8,8 +8,14 @@ pub const VERSION: &str = "0.1.0";
 /// The interface that every plugin exports besides the one of its kind.
 pub(super) const ABOUT: &str = "sla-profiler:base/about";
 
-/// The one interface with functions that a plugin may import, and its functions.
+/// Writes to the run's log; every plugin may.
 pub(super) const LOG: (&str, &[&str]) = ("sla-profiler:base/log", &["write"]);
+
+/// Reads granted folders; a plugin may where the user grants one.
+pub(super) const FILES: (&str, &[&str]) = ("sla-profiler:base/files", &["read", "entries"]);
+
+/// The interfaces with functions that a plugin may import, and their functions.
+pub(super) const IMPORTS: [(&str, &[&str]); 2] = [LOG, FILES];
 
 /// What all our interfaces' names begin with.
 pub(super) const NAMESPACE: &str = "sla-profiler:";
@@ -62,7 +68,7 @@ mod tests {
     #[test]
     fn the_generated_bindings_speak_the_version_that_messages_name() {
         let world = include_str!("../../../wit/world.wit");
-        for name in Kind::ALL.map(interface).into_iter().chain([ABOUT, LOG.0]) {
+        for name in Kind::ALL.map(interface).into_iter().chain([ABOUT, LOG.0, FILES.0]) {
             assert!(world.contains(&format!("{name}@{VERSION}")), "{name}");
         }
     }

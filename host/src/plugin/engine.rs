@@ -15,6 +15,16 @@ pub(super) const TICK: Duration = Duration::from_millis(10);
 /// # Errors
 /// When wasmtime does not know this machine, or no thread can be started.
 pub(super) fn new(limits: &Limits) -> wasmtime::Result<Engine> {
+    let engine = for_compiling(limits)?;
+    tick(&engine)?;
+    Ok(engine)
+}
+
+/// The same, but nothing can run in it: deadlines do not come.
+///
+/// # Errors
+/// When wasmtime does not know this machine.
+pub(super) fn for_compiling(limits: &Limits) -> wasmtime::Result<Engine> {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
@@ -31,9 +41,7 @@ pub(super) fn new(limits: &Limits) -> wasmtime::Result<Engine> {
         .concurrency_support(false)
         // Plugins are stripped: a trace would be a list of numbers.
         .wasm_backtrace_max_frames(None);
-    let engine = Engine::new(&config)?;
-    tick(&engine)?;
-    Ok(engine)
+    Engine::new(&config)
 }
 
 /// How many ticks a deadline is: one more than fits, since the tick that is under way is not a whole one.

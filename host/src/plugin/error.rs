@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::api::{Identity, Kind};
+use super::compile::CompileLimit;
 use super::{contract, text};
 
 /// Something went wrong with a plugin: it could not be loaded ([`Problem::Load`]), or a call of it failed
@@ -28,6 +29,11 @@ impl PluginError {
     /// What happened.
     pub fn problem(&self) -> &Problem {
         &self.inner.1
+    }
+
+    /// The same, to keep.
+    pub fn into_problem(self) -> Problem {
+        self.inner.1
     }
 
     /// Whether the plugin could not be loaded (the user named the wrong file, or a broken one). Otherwise it was
@@ -247,6 +253,17 @@ pub enum LoadProblem {
     /// The compiler does not take it.
     #[error("cannot be compiled: {0}")]
     Compile(String),
+    /// Compiling it takes too much.
+    #[error(transparent)]
+    CompileLimit(CompileLimit),
+    /// The process that compiles plugins failed, for a reason that is not the plugin's.
+    #[error("cannot be compiled: the compiler ({}) {reason}", .program.display())]
+    Compiler {
+        /// What was run.
+        program: PathBuf,
+        /// What happened to it.
+        reason: String,
+    },
     /// The right names with the wrong types behind them.
     #[error("does not keep to version {} of the contract: {reason}", contract::VERSION)]
     Contract {
@@ -256,6 +273,30 @@ pub enum LoadProblem {
     /// What it says of itself makes no sense.
     #[error("describes itself badly: {0}")]
     Description(String),
+    /// It is another file than the one that was pinned.
+    #[error("has the SHA-256 {found}, but {pinned} is pinned")]
+    Pinned {
+        /// Of the file.
+        found: String,
+        /// In the job or the lock file.
+        pinned: String,
+    },
+    /// It asks to read files, and the user granted no folder.
+    #[error("asks to read files (`{import}`), but no folder is granted to it")]
+    NotGranted {
+        /// The import.
+        import: String,
+    },
+    /// A granted folder cannot be opened.
+    #[error("is granted `{name}`, but {} cannot be read: {source}", .path.display())]
+    Grant {
+        /// The name.
+        name: String,
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The user gave a setting that the plugin does not have.
     #[error("has no setting `{name}`; {}", settings(.known))]
     UnknownSetting {
@@ -319,8 +360,20 @@ impl LoadProblem {
                  add `--stub-wasi`"
             ),
             Self::RefusedImports(_) => {
-                format!("the only import is `{}@{}`", contract::LOG.0, contract::VERSION)
+                let [log, files] = contract::IMPORTS.map(|(interface, _)| interface);
+                format!("a plugin may import `{log}@{0}` and `{files}@{0}`", contract::VERSION)
             }
+            Self::Pinned { .. } => {
+                "if the new file is the one that you want, `sla-profiler plugin lock` writes its pin; otherwise \
+                 bring the old one back"
+                    .into()
+            }
+            Self::NotGranted { .. } => {
+                "grant it one: `--sweep-grant NAME=DIR`, `--selection-grant`, `--planner-grant`, or \
+                 `grants: {NAME: DIR}` in the job file; its own documentation says which names it asks for"
+                    .into()
+            }
+            Self::Grant { .. } => "a grant is NAME=DIR, a folder that you can read".into(),
             Self::UnknownSetting { name, known } => {
                 let near = text::nearest(name, known.iter().map(String::as_str))?;
                 format!("did you mean `{near}`?")
@@ -334,7 +387,15 @@ impl LoadProblem {
                 format!("did you mean `{near}`?")
             }
             Self::BundledMissing => "run `cargo xtask plugins` and build again".into(),
-            Self::Unreadable(_) | Self::NotAFile | Self::Compile(_) | Self::Description(_) | Self::Engine(_) => {
+            Self::CompileLimit(_) => {
+                "split the plugin's largest function, or build it without what it does not need".into()
+            }
+            Self::Compiler { .. }
+            | Self::Unreadable(_)
+            | Self::NotAFile
+            | Self::Compile(_)
+            | Self::Description(_)
+            | Self::Engine(_) => {
                 return None;
             }
         };

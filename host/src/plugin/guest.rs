@@ -7,8 +7,10 @@ use wasmtime::{Engine, Store, Trap};
 
 use super::PluginError;
 use super::api::CallCost;
+use super::bindings::files::{self, FileError};
 use super::bindings::log::{Host, Level};
 use super::error::{CallProblem, Problem, Subject};
+use super::grants::{Files, Grants};
 use super::limits::{Limits, Meter, Refusal};
 use super::{engine, text};
 
@@ -19,6 +21,7 @@ const LAST_LINES: usize = 8;
 pub(super) struct GuestState {
     meter: Meter,
     log: GuestLog,
+    files: Files,
 }
 
 /// The host's side of `sla-profiler:base/log`.
@@ -35,6 +38,16 @@ struct GuestLog {
 impl Host for GuestState {
     fn write(&mut self, level: Level, message: String) {
         self.log.write(level, &message);
+    }
+}
+
+impl files::Host for GuestState {
+    fn read(&mut self, grant: String, path: String) -> Result<Vec<u8>, FileError> {
+        self.files.read(&grant, &path)
+    }
+
+    fn entries(&mut self, grant: String, path: String) -> Result<Vec<String>, FileError> {
+        self.files.entries(&grant, &path)
     }
 }
 
@@ -75,6 +88,7 @@ impl GuestLog {
 pub(super) struct Caller<'a> {
     pub engine: &'a Engine,
     pub limits: &'a Limits,
+    pub grants: &'a Grants,
     pub deadline: Duration,
     pub subject: &'a Subject,
     /// The exported function, for messages.
@@ -99,7 +113,10 @@ impl Caller<'_> {
             lines: 0,
             last: VecDeque::new(),
         };
-        let mut store = Store::new(self.engine, GuestState { meter: Meter::new(self.limits), log });
+        let mut store = Store::new(
+            self.engine,
+            GuestState { meter: Meter::new(self.limits), log, files: Files::new(self.grants.clone(), self.limits) },
+        );
         store.limiter(|state| &mut state.meter);
         store.set_hostcall_fuel(self.limits.returned_bytes);
         store.set_epoch_deadline(engine::ticks(self.deadline));

@@ -15,7 +15,9 @@ use super::adapters::Wasm;
 use super::api::{Identity, Kind, PlannerModel, SelectionPolicy, Setting, SweepStrategy};
 use super::bindings::{planner::PlannerModelPre, selection::SelectionPolicyPre, sweep::SweepStrategyPre};
 use super::bundled::{self, Bundled};
+use super::compile::Compiler;
 use super::error::{LoadProblem, Origin, Subject};
+use super::grants::Grants;
 use super::guest::GuestState;
 use super::loader::{self, Loaded, Loader};
 use super::surface::Item;
@@ -28,11 +30,13 @@ pub struct HostOptions {
     pub cache: Option<PathBuf>,
     /// What each call may use.
     pub limits: Limits,
+    /// Where plugins that do not come with the program are compiled.
+    pub compiler: Compiler,
 }
 
 impl Default for HostOptions {
     fn default() -> Self {
-        Self { cache: compile::default_cache_dir(), limits: Limits::default() }
+        Self { cache: compile::default_cache_dir(), limits: Limits::default(), compiler: Compiler::default() }
     }
 }
 
@@ -40,8 +44,9 @@ impl Default for HostOptions {
 pub struct PluginHost {
     engine: Engine,
     linker: Linker<GuestState>,
-    limits: Arc<Limits>,
+    limits: Limits,
     cache: Option<PathBuf>,
+    compiler: Compiler,
     /// By kind, digest and origin, so that one file is compiled once.
     loaded: Mutex<HashMap<(Kind, String, Origin), Arc<Loaded>>>,
 }
@@ -50,7 +55,18 @@ pub struct PluginHost {
 #[derive(Clone)]
 pub struct Plugin {
     loaded: Arc<Loaded>,
+    limits: Arc<Limits>,
+    grants: Grants,
     settings: Vec<(String, String)>,
+}
+
+/// What a plugin is loaded for.
+#[derive(Clone, Copy)]
+struct How<'a> {
+    wanted: Option<Kind>,
+    limits: &'a Limits,
+    /// The only digest that will do.
+    pin: Option<&'a str>,
 }
 
 impl Plugin {
@@ -130,7 +146,7 @@ pub fn default_choice(kind: Kind) -> PluginChoice {
         Kind::SelectionPolicy => "select-throughput",
         Kind::PlannerModel => "planner-sla",
     };
-    PluginChoice { source: PluginSource::Bundled(name.to_owned()), settings: Vec::new() }
+    PluginChoice::new(PluginSource::Bundled(name.to_owned()))
 }
 
 impl PluginHost {
@@ -144,7 +160,8 @@ impl PluginHost {
         };
         let engine = engine::new(&options.limits).map_err(failed)?;
         let linker = loader::linker(&engine).map_err(failed)?;
-        Ok(Self { engine, linker, limits: Arc::new(options.limits), cache: options.cache, loaded: Mutex::default() })
+        let HostOptions { cache, limits, compiler } = options;
+        Ok(Self { engine, linker, limits, cache, compiler, loaded: Mutex::default() })
     }
 
     /// Loads a plugin and checks the names of the user's settings.
@@ -152,17 +169,35 @@ impl PluginHost {
     /// # Errors
     /// Whenever [`PluginError::is_load`] says so.
     pub fn load(&self, kind: Kind, choice: &PluginChoice) -> Result<Plugin, PluginError> {
+        let limits = Arc::new(self.limits.with(&choice.limits));
+        let how = How { wanted: Some(kind), limits: &limits, pin: choice.sha256.as_deref() };
         let loaded = match &choice.source {
-            PluginSource::Bundled(name) => self.load_bundled(Some(kind), find_bundled(kind, name)?)?,
-            PluginSource::File(path) => self.load_file(Some(kind), path)?,
+            PluginSource::Bundled(name) => self.load_bundled(how, find_bundled(kind, name)?)?,
+            PluginSource::File(path) => self.load_file(how, path)?,
         };
+        let failed = |problem| PluginError::new(loaded.subject.clone(), problem);
         let known = |name: &String| loaded.settings.iter().any(|setting| setting.name == *name);
         if let Some((name, _)) = choice.settings.iter().find(|(name, _)| !known(name)) {
             let known = loaded.settings.iter().map(|setting| setting.name.clone()).collect();
-            let problem = LoadProblem::UnknownSetting { name: name.clone(), known };
-            return Err(PluginError::new(loaded.subject.clone(), problem));
+            return Err(failed(LoadProblem::UnknownSetting { name: name.clone(), known }));
         }
-        Ok(Plugin { loaded, settings: choice.settings.clone() })
+        let grants = match loaded.surface.files() {
+            Some(import) if choice.grants.is_empty() => {
+                return Err(failed(LoadProblem::NotGranted { import: import.to_owned() }));
+            }
+            Some(_) => Grants::open(&choice.grants).map_err(failed)?,
+            None => {
+                for (name, _) in &choice.grants {
+                    tracing::warn!(
+                        plugin = loaded.identity.name,
+                        grant = name,
+                        "the plugin does not ask to read files"
+                    );
+                }
+                Grants::default()
+            }
+        };
+        Ok(Plugin { loaded, limits, grants, settings: choice.settings.clone() })
     }
 
     /// A sweep strategy.
@@ -201,7 +236,7 @@ impl PluginHost {
             return Err(PluginError::new(Subject::new(None, Origin::Host), LoadProblem::BundledMissing));
         }
         let list = |plugin: &'static Bundled| {
-            let loaded = self.load_bundled(None, plugin)?;
+            let loaded = self.load_bundled(self.looking(), plugin)?;
             let default = default_choice(loaded.identity.kind).source == PluginSource::Bundled(plugin.name.to_owned());
             Ok(Listed {
                 identity: loaded.identity.clone(),
@@ -218,7 +253,7 @@ impl PluginHost {
     /// # Errors
     /// As when it is loaded to be used.
     pub fn inspect(&self, path: &Path) -> Result<Inspection, PluginError> {
-        let loaded = self.load_file(None, path)?;
+        let loaded = self.load_file(self.looking(), path)?;
         let contract_version = loaded.surface.contract_version(loaded.identity.kind).unwrap_or_default().to_owned();
         Ok(Inspection {
             identity: loaded.identity.clone(),
@@ -233,27 +268,42 @@ impl PluginHost {
         })
     }
 
-    fn load_file(&self, wanted: Option<Kind>, path: &Path) -> Result<Arc<Loaded>, PluginError> {
+    /// To look at it, whatever it is.
+    fn looking(&self) -> How<'_> {
+        How { wanted: None, limits: &self.limits, pin: None }
+    }
+
+    fn load_file(&self, how: How<'_>, path: &Path) -> Result<Arc<Loaded>, PluginError> {
         let origin = Origin::File(path.to_owned());
         let bytes = loader::read(path, &self.limits)
-            .map_err(|problem| PluginError::new(Subject::new(wanted, origin.clone()), problem))?;
-        self.load_once(wanted, origin, &bytes)
+            .map_err(|problem| PluginError::new(Subject::new(how.wanted, origin.clone()), problem))?;
+        self.load_once(how, origin, &bytes)
     }
 
-    fn load_bundled(&self, wanted: Option<Kind>, plugin: &'static Bundled) -> Result<Arc<Loaded>, PluginError> {
+    fn load_bundled(&self, how: How<'_>, plugin: &'static Bundled) -> Result<Arc<Loaded>, PluginError> {
         let origin = Origin::Bundled(plugin.name.to_owned());
-        self.load_once(wanted, origin, plugin.wasm)
+        self.load_once(how, origin, plugin.wasm)
     }
 
-    fn load_once(&self, wanted: Option<Kind>, origin: Origin, wasm: &[u8]) -> Result<Arc<Loaded>, PluginError> {
+    fn load_once(&self, how: How<'_>, origin: Origin, wasm: &[u8]) -> Result<Arc<Loaded>, PluginError> {
+        let How { wanted, limits, pin } = how;
         let lock = || self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let sha256 = loader::sha256(wasm);
+        if let Some(pinned) = pin.filter(|pinned| *pinned != sha256) {
+            let problem = LoadProblem::Pinned { found: sha256, pinned: pinned.to_owned() };
+            return Err(PluginError::new(Subject::new(wanted, origin), problem));
+        }
         let key = |kind| (kind, sha256.clone(), origin.clone());
         if let Some(found) = wanted.and_then(|kind| lock().get(&key(kind)).cloned()) {
             return Ok(found);
         }
-        let loader =
-            Loader { engine: &self.engine, linker: &self.linker, limits: &self.limits, cache: self.cache.as_deref() };
+        let loader = Loader {
+            engine: &self.engine,
+            linker: &self.linker,
+            limits,
+            cache: self.cache.as_deref(),
+            compiler: &self.compiler,
+        };
         let loaded = Arc::new(loader.load(wanted, origin.clone(), wasm, sha256.clone())?);
         lock().insert(key(loaded.identity.kind), Arc::clone(&loaded));
         Ok(loaded)
@@ -264,14 +314,15 @@ impl PluginHost {
         plugin: Plugin,
         pre: impl FnOnce(wasmtime::component::InstancePre<GuestState>) -> wasmtime::Result<P>,
     ) -> Result<Wasm<P>, PluginError> {
-        let Plugin { loaded, settings } = plugin;
+        let Plugin { loaded, limits, grants, settings } = plugin;
         // The trial call has been through the same checks.
         let pre = pre(loaded.pre.clone()).map_err(|error| {
             PluginError::new(loaded.subject.clone(), LoadProblem::Contract { reason: format!("{error:#}") })
         })?;
         Ok(Wasm {
             engine: self.engine.clone(),
-            limits: Arc::clone(&self.limits),
+            limits,
+            grants,
             identity: loaded.identity.clone(),
             subject: loaded.subject.clone(),
             settings,

@@ -1,10 +1,13 @@
 //! What one plugin call may use. All defaults of the sandbox stand here and nowhere else.
 
+use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wasmtime::ResourceLimiter;
+
+use crate::spec::PluginLimits;
 
 /// Bounds of one call, or of one file where a field says so. Each has an error of its own that names it.
 ///
@@ -39,6 +42,16 @@ pub struct Limits {
     pub log_chars: usize,
     /// Size of a plugin file in bytes.
     pub file_bytes: u64,
+    /// Address space in bytes of the process that compiles a plugin.
+    pub compile_memory_bytes: u64,
+    /// CPU time in seconds of the process that compiles a plugin.
+    pub compile_cpu_s: u64,
+    /// Wall time in milliseconds of the process that compiles a plugin.
+    pub compile_deadline_ms: u64,
+    /// Calls of `files` in one decision.
+    pub file_calls: usize,
+    /// Bytes that `files` reads in one decision.
+    pub read_bytes: usize,
 }
 
 impl Default for Limits {
@@ -61,11 +74,42 @@ impl Default for Limits {
             log_chars: 400,
             // A Python plugin is 18 MB.
             file_bytes: 32 << 20,
+            compile_memory_bytes: 4 << 30,
+            // A Python plugin takes 10 to 40 s.
+            compile_cpu_s: 120,
+            compile_deadline_ms: 120_000,
+            file_calls: 1_000,
+            read_bytes: 16 << 20,
         }
     }
 }
 
 impl Limits {
+    /// These, with what a job says otherwise of one plugin.
+    #[must_use]
+    pub fn with(&self, job: &PluginLimits) -> Self {
+        let size = |given: Option<NonZeroU32>, unit: usize, default: usize| {
+            given.map_or(default, |n| usize::try_from(n.get()).unwrap_or(usize::MAX).saturating_mul(unit))
+        };
+        let number = |given: Option<NonZeroU32>, unit: u64, default: u64| {
+            given.map_or(default, |n| u64::from(n.get()).saturating_mul(unit))
+        };
+        Self {
+            fuel: job.fuel.map_or(self.fuel, NonZeroU64::get),
+            deadline_ms: number(job.deadline_ms, 1, self.deadline_ms),
+            memory_bytes: size(job.memory_mb, 1 << 20, self.memory_bytes),
+            table_elements: size(job.table_elements, 1, self.table_elements),
+            instances: size(job.instances, 1, self.instances),
+            returned_bytes: size(job.returned_mb, 1 << 20, self.returned_bytes),
+            log_lines: size(job.log_lines, 1, self.log_lines),
+            file_calls: size(job.file_calls, 1, self.file_calls),
+            read_bytes: size(job.read_mb, 1 << 20, self.read_bytes),
+            compile_cpu_s: number(job.compile_cpu_s, 1, self.compile_cpu_s),
+            compile_memory_bytes: number(job.compile_memory_mb, 1 << 20, self.compile_memory_bytes),
+            ..self.clone()
+        }
+    }
+
     /// [`Self::deadline_ms`] as a duration.
     pub const fn deadline(&self) -> Duration {
         Duration::from_millis(self.deadline_ms)

@@ -13,9 +13,10 @@ use wasmtime::{Engine, Store};
 
 use super::api::{Identity, Kind, Setting};
 use super::bindings::about::exports::sla_profiler::base::about;
-use super::bindings::{about as described, log, planner, selection, sweep};
-use super::compile;
+use super::bindings::{about as described, files, log, planner, selection, sweep};
+use super::compile::{self, Compiler};
 use super::error::{LoadProblem, Origin, Subject};
+use super::grants::Grants;
 use super::guest::{Caller, GuestState};
 use super::limits::Limits;
 use super::surface::Surface;
@@ -43,15 +44,17 @@ pub(super) struct Loader<'a> {
     pub linker: &'a Linker<GuestState>,
     pub limits: &'a Limits,
     pub cache: Option<&'a Path>,
+    pub compiler: &'a Compiler,
 }
 
-/// All that a plugin can reach: the log.
+/// All that a plugin can reach: the log, and the folders that its call is given.
 ///
 /// # Errors
 /// Never in practice: the names are ours.
 pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
     let mut linker = Linker::new(engine);
     log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut GuestState| state)?;
+    files::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut GuestState| state)?;
     Ok(linker)
 }
 
@@ -110,7 +113,10 @@ impl Loader<'_> {
 
         let surface = Surface::read(wasm).map_err(failed)?;
         let kind = surface.check(wanted).map_err(failed)?;
-        let compiled = compile::component(self.engine, self.cache, wasm, &sha256).map_err(failed)?;
+        // What comes with the program is as trusted as the program.
+        let compiler = if bundled { &Compiler::Here } else { self.compiler };
+        let setup = compile::Setup { engine: self.engine, limits: self.limits, cache: self.cache, compiler };
+        let compiled = setup.component(wasm, &sha256).map_err(failed)?;
         let contract = |error: wasmtime::Error| failed(LoadProblem::Contract { reason: format!("{error:#}") });
         let pre = self.linker.instantiate_pre(&compiled.component).map_err(contract)?;
         let about = self.describe(kind, &subject, &pre)?;
@@ -140,6 +146,7 @@ impl Loader<'_> {
         let caller = Caller {
             engine: self.engine,
             limits: self.limits,
+            grants: &Grants::default(),
             deadline: self.limits.describe_deadline(),
             subject,
             export: "describe",

@@ -6,7 +6,7 @@ use wasmtime::wasmparser::types::{Types, TypesRef};
 use wasmtime::wasmparser::{BinaryReaderError, Parser, Payload, ValidPayload, Validator, WasmFeatures};
 
 use super::api::Kind;
-use super::contract::{self, ABOUT, LOG, NAMESPACE};
+use super::contract::{self, ABOUT, FILES, IMPORTS, NAMESPACE};
 use super::error::LoadProblem;
 use super::text;
 
@@ -129,6 +129,12 @@ impl Surface {
         Err(LoadProblem::WrongVersion { interface: interface.to_owned(), plugin: text::one_line(version, 40) })
     }
 
+    /// The import that asks for folders to read.
+    pub(super) fn files(&self) -> Option<&str> {
+        let asks = |import: &&Item| import.interface() == FILES.0 && !import.abilities.is_empty();
+        self.imports.iter().find(asks).map(|import| import.name.as_str())
+    }
+
     /// The version of the contract that the plugin was built against.
     pub(super) fn contract_version(&self, kind: Kind) -> Option<&str> {
         self.exports.iter().find(|e| e.interface() == contract::interface(kind)).map(Item::version)
@@ -162,14 +168,14 @@ impl Item {
 
     /// What of this import is refused, in words.
     fn refused(&self) -> Option<String> {
-        let (log, functions) = LOG;
         let name = text::one_line(&self.name, 120);
         if self.abilities.is_empty() {
             return None;
         }
-        if self.interface() != log || !contract::is_compatible(self.version()) {
+        let given = IMPORTS.into_iter().find(|(interface, _)| *interface == self.interface());
+        let Some((_, functions)) = given.filter(|_| contract::is_compatible(self.version())) else {
             return Some(name);
-        }
+        };
         let newer: Vec<&String> = self.abilities.iter().filter(|f| !functions.contains(&f.as_str())).collect();
         (!newer.is_empty()).then(|| format!("{name} ({})", text::list(&newer, 10)))
     }

@@ -66,24 +66,33 @@ pub struct Flags {
     /// Longest input of the curves
     #[arg(long, value_name = "TOKENS")]
     pub max_isl: Option<u32>,
-    /// Sweep strategy: name of a bundled plugin or path of a .wasm file
+    /// Sweep strategy: name from `plugin list` or path of a .wasm file
     #[arg(long, value_name = "PLUGIN")]
     pub sweep: Option<String>,
     /// Setting of the sweep strategy
     #[arg(long, value_name = "NAME=VALUE", value_parser = key_value)]
     pub sweep_setting: Vec<(String, String)>,
-    /// Selection policy: name of a bundled plugin or path of a .wasm file
+    /// Folder that the sweep strategy may read, and the name under which it asks for it
+    #[arg(long, value_name = "NAME=DIR", value_parser = key_value)]
+    pub sweep_grant: Vec<(String, String)>,
+    /// Selection policy: name from `plugin list` or path of a .wasm file
     #[arg(long, value_name = "PLUGIN")]
     pub selection: Option<String>,
     /// Setting of the selection policy
     #[arg(long, value_name = "NAME=VALUE", value_parser = key_value)]
     pub selection_setting: Vec<(String, String)>,
-    /// Planner model: name of a bundled plugin or path of a .wasm file
+    /// Folder that the selection policy may read, and the name under which it asks for it
+    #[arg(long, value_name = "NAME=DIR", value_parser = key_value)]
+    pub selection_grant: Vec<(String, String)>,
+    /// Planner model: name from `plugin list` or path of a .wasm file
     #[arg(long, value_name = "PLUGIN")]
     pub planner: Option<String>,
     /// Setting of the planner model
     #[arg(long, value_name = "NAME=VALUE", value_parser = key_value)]
     pub planner_setting: Vec<(String, String)>,
+    /// Folder that the planner model may read, and the name under which it asks for it
+    #[arg(long, value_name = "NAME=DIR", value_parser = key_value)]
+    pub planner_grant: Vec<(String, String)>,
     /// Stop when a plugin fails, instead of falling back to the bundled one
     #[arg(long)]
     pub strict_plugins: bool,

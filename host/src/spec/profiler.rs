@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, Visitor};
 
-use super::run_spec::DgdApi;
+use super::run_spec::{DgdApi, PluginLimits};
 use crate::domain::{GpuSku, Model};
 
 /// Key of the block.
@@ -63,6 +64,37 @@ pub(super) struct Plugin {
     pub plugin: Option<String>,
     /// Settings that the plugin knows.
     pub settings: BTreeMap<String, Setting>,
+    /// Limits that differ from the defaults.
+    pub limits: PluginLimits,
+    /// The only file that will do: its SHA-256 in hex. `sla-profiler plugin lock` writes it.
+    pub sha256: Option<Digest>,
+    /// Folders that the plugin may read (relative to this file), by the name under which it asks for them.
+    pub grants: BTreeMap<String, PathBuf>,
+}
+
+/// SHA-256 in hex.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Digest(pub String);
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let hex = text.strip_prefix("sha256:").unwrap_or(&text);
+        if hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Ok(Self(hex.to_ascii_lowercase()));
+        }
+        Err(serde::de::Error::custom(format!("must be a SHA-256 in hex (64 digits), not {text:?}")))
+    }
+}
+
+impl JsonSchema for Digest {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Digest".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "description": "SHA-256 in hex.", "type": "string", "pattern": "^(sha256:)?[0-9A-Fa-f]{64}$" })
+    }
 }
 
 /// Make-up of the simulated cluster.

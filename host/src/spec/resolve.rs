@@ -13,7 +13,7 @@ use super::error::{ErrorKind, Place, SpecError};
 use super::flags::Flags;
 use super::model_config::read_model_config;
 use super::names::{LONGEST_COMPONENT, MAX_POD_NAME, label_problem};
-use super::profiler::{Plugin, Setting};
+use super::profiler::{Digest, Plugin, Setting};
 use super::request::{Given, Request, Version, parse};
 use super::run_spec::*;
 use super::source::Source;
@@ -623,20 +623,20 @@ impl Resolver<'_> {
     fn plugins(&mut self, request: &mut Request) -> Result<Plugins, SpecError> {
         let (flags, defaults) = (self.flags, self.defaults);
         let sweep = self.plugin(
-            ("profiler.sweep", "--sweep", "--sweep-setting"),
-            (flags.sweep.as_deref(), &flags.sweep_setting),
+            ("profiler.sweep", "--sweep"),
+            (flags.sweep.as_deref(), &flags.sweep_setting, &flags.sweep_grant),
             request.sweep.take(),
             &defaults.sweep,
         )?;
         let selection = self.plugin(
-            ("profiler.selection", "--selection", "--selection-setting"),
-            (flags.selection.as_deref(), &flags.selection_setting),
+            ("profiler.selection", "--selection"),
+            (flags.selection.as_deref(), &flags.selection_setting, &flags.selection_grant),
             request.selection.take(),
             &defaults.selection,
         )?;
         let planner = self.plugin(
-            ("profiler.planner", "--planner", "--planner-setting"),
-            (flags.planner.as_deref(), &flags.planner_setting),
+            ("profiler.planner", "--planner"),
+            (flags.planner.as_deref(), &flags.planner_setting, &flags.planner_grant),
             request.planner_plugin.take(),
             &defaults.planner,
         )?;
@@ -648,8 +648,8 @@ impl Resolver<'_> {
 
     fn plugin(
         &mut self,
-        (path, flag, setting_flag): (&str, &'static str, &'static str),
-        (by_flag, by_setting_flag): (Option<&str>, &[(String, String)]),
+        (path, flag): (&str, &'static str),
+        (by_flag, by_setting_flag, by_grant_flag): (Option<&str>, &[(String, String)], &[(String, String)]),
         given: Option<Given<Plugin>>,
         default: &str,
     ) -> Result<PluginChoice, SpecError> {
@@ -674,31 +674,76 @@ impl Resolver<'_> {
         let source = plugin_source(&chosen.value, folder);
         self.record(&format!("{path}.plugin"), &chosen.value, chosen.origin.clone());
 
-        let mut settings: Vec<(String, String)> = Vec::new();
-        if let Some(field) = given
-            && !field.value.settings.is_empty()
-        {
-            let same = chosen.by_flag() && field.value.plugin.as_ref().is_none_or(|plugin| *plugin != chosen.value);
-            if same {
-                self.warnings
-                    .push(format!("the settings in `{}` are left aside: they are not of {}", field.name, chosen.value));
-            } else {
-                let pairs = field.value.settings.iter().map(|(name, Setting(value))| (name.clone(), value.clone()));
-                settings.extend(pairs);
-                for (name, value) in &settings {
-                    self.origins.push(entry(&format!("{path}.settings.{name}"), value, field.origin.clone()));
-                }
-            }
+        let mut choice = PluginChoice::new(source);
+        if let Some(field) = given {
+            let other = chosen.by_flag() && field.value.plugin.as_ref().is_none_or(|plugin| *plugin != chosen.value);
+            self.plugin_details(path, &chosen.value, other, field, &mut choice);
         }
         for (name, value) in by_setting_flag {
-            let origin = Origin::Flag(setting_flag.to_owned());
+            let origin = Origin::Flag(format!("{flag}-setting"));
             let full = format!("{path}.settings.{name}");
-            settings.retain(|(known, _)| known != name);
+            choice.settings.retain(|(known, _)| known != name);
             self.origins.retain(|entry| entry.path != full);
-            settings.push((name.clone(), value.clone()));
+            choice.settings.push((name.clone(), value.clone()));
             self.origins.push(entry(&full, value, origin));
         }
-        Ok(PluginChoice { source, settings })
+        for (name, folder) in by_grant_flag {
+            let origin = Origin::Flag(format!("{flag}-grant"));
+            let full = format!("{path}.grants.{name}");
+            choice.grants.retain(|(known, _)| known != name);
+            self.origins.retain(|entry| entry.path != full);
+            choice.grants.push((name.clone(), PathBuf::from(folder)));
+            self.origins.push(entry(&full, folder, origin));
+        }
+        Ok(choice)
+    }
+
+    /// What the file says of a plugin besides which it is. It is of that plugin: where a flag names an `other` one, it
+    /// gets neither its settings nor its grants.
+    fn plugin_details(
+        &mut self,
+        path: &str,
+        plugin: &str,
+        other: bool,
+        field: Field<Plugin>,
+        choice: &mut PluginChoice,
+    ) {
+        let Plugin { plugin: _, settings, limits, sha256, grants } = field.value;
+        if other {
+            let given = [
+                ("settings", !settings.is_empty()),
+                ("limits", limits != PluginLimits::default()),
+                ("sha256", sha256.is_some()),
+                ("grants", !grants.is_empty()),
+            ];
+            let given: Vec<&str> = given.into_iter().filter_map(|(key, given)| given.then_some(key)).collect();
+            if !given.is_empty() {
+                let (are, they) = if given == ["sha256"] { ("is", "it is") } else { ("are", "they are") };
+                let what = given.join(", ");
+                self.warnings.push(format!("the {what} in `{}` {are} left aside: {they} not of {plugin}", field.name));
+            }
+            return;
+        }
+        for (name, Setting(value)) in settings {
+            self.origins.push(entry(&format!("{path}.settings.{name}"), &value, field.origin.clone()));
+            choice.settings.push((name, value));
+        }
+        if let Ok(serde_json::Value::Object(limits)) = serde_json::to_value(&limits) {
+            for (name, value) in limits.into_iter().filter(|(_, value)| !value.is_null()) {
+                self.record(&format!("{path}.limits.{name}"), &value, field.origin.clone());
+            }
+        }
+        choice.limits = limits;
+        if let Some(Digest(hex)) = sha256 {
+            self.origins.push(entry(&format!("{path}.sha256"), &hex, field.origin.clone()));
+            choice.sha256 = Some(hex);
+        }
+        for (name, folder) in grants {
+            let folder = self.source.folder().map_or(folder.clone(), |base| base.join(&folder));
+            let shown = folder.display().to_string();
+            self.origins.push(entry(&format!("{path}.grants.{name}"), &shown, field.origin.clone()));
+            choice.grants.push((name, folder));
+        }
     }
 
     fn simulation(&mut self, request: &mut Request) -> Result<SimulationSpec, SpecError> {

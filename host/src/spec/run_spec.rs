@@ -1,5 +1,6 @@
 //! What a run needs to know, after all sources were merged and checked.
 
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -56,13 +57,54 @@ pub struct PluginChoice {
     pub source: PluginSource,
     /// Name and value, as the user gave them.
     pub settings: Vec<(String, String)>,
+    /// Limits that differ from the defaults.
+    pub limits: PluginLimits,
+    /// The only file that will do: SHA-256 in lower-case hex.
+    pub sha256: Option<String>,
+    /// Folders that it may read, by the name under which it asks for them.
+    pub grants: Vec<(String, PathBuf)>,
+}
+
+impl PluginChoice {
+    /// The plugin with its own settings and all defaults.
+    pub fn new(source: PluginSource) -> Self {
+        Self { source, settings: Vec::new(), limits: PluginLimits::default(), sha256: None, grants: Vec::new() }
+    }
+}
+
+/// Limits of one plugin; those not given keep their defaults.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct PluginLimits {
+    /// Wasm instructions of one decision.
+    pub fuel: Option<NonZeroU64>,
+    /// Wall time of one decision, milliseconds.
+    pub deadline_ms: Option<NonZeroU32>,
+    /// Linear memory, MiB.
+    pub memory_mb: Option<NonZeroU32>,
+    /// Table elements.
+    pub table_elements: Option<NonZeroU32>,
+    /// Core instances.
+    pub instances: Option<NonZeroU32>,
+    /// What one answer may make the host copy, MiB.
+    pub returned_mb: Option<NonZeroU32>,
+    /// Lines that reach the run's log, per decision.
+    pub log_lines: Option<NonZeroU32>,
+    /// Calls of `files`, per decision.
+    pub file_calls: Option<NonZeroU32>,
+    /// What `files` reads, MiB per decision.
+    pub read_mb: Option<NonZeroU32>,
+    /// CPU time for compiling it, seconds.
+    pub compile_cpu_s: Option<NonZeroU32>,
+    /// Address space for compiling it, MiB.
+    pub compile_memory_mb: Option<NonZeroU32>,
 }
 
 /// Where a plugin comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PluginSource {
-    /// By name, among those that come with the program.
+    /// By name, among those that come with the program, then those that the user added to the store.
     Bundled(String),
     /// A `.wasm` file.
     File(PathBuf),
