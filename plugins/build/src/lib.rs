@@ -3,6 +3,7 @@
 //! * [`toolchain`]: a rustc that can build [`TARGET`]: the current one, `rustup target add`, or a sysroot made from
 //!   Debian's packages.
 //! * [`component`]: cargo packages in, `<name>.wasm` files with their digests out.
+//! * [`languages`]: the same for plugins in JavaScript, Python and C.
 //! * [`python`]: the Python environment of the tests that read our files back with numpy.
 //!
 //! One code path serves the bundled plugins (`cargo xtask plugins`), the tests, and plugins written elsewhere. No build
@@ -11,6 +12,7 @@
 pub mod component;
 mod debian;
 mod error;
+pub mod languages;
 pub mod process;
 pub mod python;
 pub mod toolchain;

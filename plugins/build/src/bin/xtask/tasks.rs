@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use sla_profiler_plugin_build::component::{self, Component, Request};
+use sla_profiler_plugin_build::languages::{self, Source};
 use sla_profiler_plugin_build::python::{self, PYTHON_VARIABLE};
 use sla_profiler_plugin_build::toolchain::{self, Toolchain};
 use sla_profiler_plugin_build::{Error, process};
@@ -45,6 +46,7 @@ pub fn find(name: &str, rest: &[String]) -> Result<Task, Stop> {
     let task: Task = match name {
         "quickstart" => return Ok(quickstart),
         "plugins" => |workspace, _| plugins(workspace, &Steps::start()),
+        "examples" => |workspace, _| examples(workspace, &Steps::start()),
         "test" => |workspace, _| test(workspace),
         "generate" => |workspace, _| generate(workspace),
         "bench" => |workspace, _| bench(workspace),
@@ -119,6 +121,38 @@ fn plugins(workspace: &Workspace, steps: &Steps) -> Result<(), Stop> {
     Ok(())
 }
 
+/// The plugins of `examples/`, one per language, to `<target>/examples`.
+fn examples(workspace: &Workspace, steps: &Steps) -> Result<(), Stop> {
+    let toolchain = get_toolchain(workspace, steps)?;
+    let out_dir = workspace.target.join("examples");
+    let (wit, cache) = (workspace.root.join("wit"), workspace.target.join("plugin-tools"));
+    let folder = |name: &str| workspace.root.join("examples").join(name);
+    let (script, planner, selection) = (folder("sweep-javascript"), folder("planner-python"), folder("selection-c"));
+    let source = |folder, world| Source { folder, wit: &wit, world, cache: &cache, out_dir: &out_dir };
+    let say = |line: &str| steps.say(line);
+    let built = steps.run("examples", "one plugin in each of Rust, JavaScript, C and Python", || {
+        let request = Request {
+            workspace: &workspace.root,
+            packages: &["sla-profiler-plugin-select-power"],
+            profile: "plugin",
+            build_dir: &workspace.target.join("plugin-build"),
+            out_dir: &out_dir,
+            locked: in_ci(),
+        };
+        let mut built = component::build(&toolchain, &request)?;
+        built.push(languages::javascript(source(&script, "sweep-strategy"), "sweep.js", &say)?);
+        let files = ["plugin.c", "policy.c", "bindings/selection_policy.c"];
+        let types = "bindings/selection_policy_component_type.o";
+        built.push(languages::c(source(&selection, "selection-policy"), &files, types, &say)?);
+        built.push(languages::python(source(&planner, "planner-model"), "app", &say)?);
+        Ok::<_, Error>(built)
+    })?;
+    for Component { name, path, bytes, sha256, .. } in built {
+        steps.say(&format!("examples: {name}, {bytes} B, sha256 {sha256}, {}", workspace.shown(&path)));
+    }
+    Ok(())
+}
+
 fn quickstart(workspace: &Workspace, flags: &[String]) -> Result<(), Stop> {
     let steps = Steps::start();
     plugins(workspace, &steps)?;
@@ -143,6 +177,7 @@ fn test(workspace: &Workspace) -> Result<(), Stop> {
     let steps = Steps::start();
     steps.command("format", workspace.cargo().args(["fmt", "--all", "--check"]))?;
     plugins(workspace, &steps)?;
+    examples(workspace, &steps)?;
     let mut lints = locked(workspace.cargo(), "clippy");
     steps.command("lints", lints.args(["--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     check_licences(workspace, &steps)?;
@@ -266,7 +301,7 @@ mod tests {
     fn every_task_of_the_help_exists() {
         let tasks = crate::HELP.split("Tasks:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
         let names: Vec<&str> = tasks.lines().filter_map(|line| line.split_whitespace().next()).collect();
-        assert_eq!(names.len(), 7);
+        assert_eq!(names.len(), 8);
         assert!(names.iter().all(|name| usage(name, &[]).is_none()), "{names:?}");
     }
 }
