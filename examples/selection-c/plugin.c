@@ -2,7 +2,7 @@
 
    Memory: wit-bindgen frees what is returned; every string in it must come from malloc (`_string_dup`). */
 
-#include "bindings/selection_policy.h"
+#include "selection_policy.h"
 #include "policy.h"
 
 #include <math.h>

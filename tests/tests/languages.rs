@@ -51,17 +51,17 @@ fn the_rust_policy_decides_a_run() {
 
 #[test]
 fn the_c_policy_decides_a_run() {
-    serves("selection-c.wasm", "--selection", "select-smallest");
+    serves("select-smallest.wasm", "--selection", "select-smallest");
 }
 
 #[test]
 fn the_javascript_strategy_measures_a_run() {
-    serves("sweep-javascript.wasm", "--sweep", "sweep-doubling");
+    serves("sweep-doubling.wasm", "--sweep", "sweep-doubling");
 }
 
 #[test]
 fn the_python_model_plans_a_run() {
-    serves("planner-python.wasm", "--planner", "planner-linear");
+    serves("planner-linear.wasm", "--planner", "planner-linear");
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn the_javascript_strategy_passes_its_own_tests() {
 
 #[test]
 fn the_python_model_passes_its_own_tests() {
-    let bindings = built("planner-python-bindings");
+    let bindings = built("planner-linear-bindings");
     let mut command = Command::new("python3");
     command.arg("test_app.py").current_dir(root().join("examples/planner-python"));
     passes(command.env("PYTHONPATH", bindings).env("PYTHONDONTWRITEBYTECODE", "1"));

@@ -7,11 +7,13 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::component::{Component, hex_sha256, publish_file};
-use crate::process::{output, run};
+use crate::process::{output, run, run_within};
+use crate::project::Project;
 use crate::python::python_env;
-use crate::{Error, Report};
+use crate::{Error, LINKER, Report, debian};
 
 /// Debian's packages of a C compiler for WebAssembly, with the libraries that the compiler itself needs.
 const C_PACKAGES: &[&str] = &[
@@ -27,134 +29,155 @@ const C_PACKAGES: &[&str] = &[
 /// The file whose presence says that a folder of tools is complete.
 const COMPLETE: &str = "complete";
 
-/// A plugin to build.
+/// Most time for fetching a language's tools; the largest are 50 MB.
+const FETCH: Duration = Duration::from_secs(600);
+
+/// Most time for one step of a build. Python takes 10 s on a machine at rest.
+const BUILD: Duration = Duration::from_secs(300);
+
+/// A plugin to build, and where.
 #[derive(Debug, Clone, Copy)]
-pub struct Source<'a> {
-    /// The folder of its sources.
-    pub folder: &'a Path,
-    /// The folder of the contract.
-    pub wit: &'a Path,
-    /// The world, such as `selection-policy`.
-    pub world: &'a str,
+pub(crate) struct Source<'a> {
+    pub project: &'a Project,
     /// Where tools are kept.
     pub cache: &'a Path,
-    /// Where intermediate files and `<folder's name>.wasm` go.
+    /// Where intermediate files and `<name>.wasm` go.
     pub out_dir: &'a Path,
 }
 
 impl Source<'_> {
-    /// The name of the folder.
-    fn name(&self) -> String {
-        self.folder.file_name().map_or_else(|| "plugin".to_owned(), |name| name.to_string_lossy().into_owned())
-    }
-
     fn draft(&self) -> PathBuf {
-        self.out_dir.join(format!("{}.draft", self.name()))
+        self.out_dir.join(format!("{}.draft", self.project.name))
     }
 
     fn publish(&self) -> Result<Component, Error> {
         let draft = self.draft();
-        let component = publish_file(&self.name(), &draft, self.out_dir);
+        let component = publish_file(&self.project.name, &draft, self.out_dir);
         fs::remove_file(&draft).map_err(Error::file("remove", &draft))?;
         component
     }
+
+    /// An empty folder for intermediate files.
+    fn stage(&self) -> Result<PathBuf, Error> {
+        let stage = self.out_dir.join(format!("{}-build", self.project.name));
+        if stage.exists() {
+            fs::remove_dir_all(&stage).map_err(Error::file("remove", &stage))?;
+        }
+        make_folder(&stage)?;
+        Ok(stage)
+    }
+
+    fn first(&self) -> &str {
+        self.project.sources.first().map_or("", String::as_str)
+    }
 }
 
-/// Builds `<entry>` with componentize-qjs, at the version of the folder's `package-lock.json`.
-///
-/// # Errors
-/// [`Error::Start`] or [`Error::Failed`] when node or npm is missing or fails; [`Error::File`].
-pub fn javascript(source: Source<'_>, entry: &str, report: Report<'_>) -> Result<Component, Error> {
-    let lock = source.folder.join("package-lock.json");
+/// Tools that a language needs and that could not be had.
+fn unavailable(needs: &str, error: &Error, next: &str) -> Error {
+    Error::Tools { reason: format!("{needs}: {error}\nNext: {next}") }
+}
+
+/// Builds the first source with componentize-qjs, at the version of the folder's `package-lock.json`.
+pub(crate) fn javascript(source: Source<'_>, report: Report<'_>) -> Result<Component, Error> {
+    let project = source.project;
+    let lock = project.folder.join("package-lock.json");
     let pins = fs::read(&lock).map_err(Error::file("read", &lock))?;
     let tools = tools(source.cache, "javascript", &pins, |place| {
         report("fetching componentize-qjs from npm");
         for file in ["package.json", "package-lock.json"] {
-            let from = source.folder.join(file);
+            let from = project.folder.join(file);
             fs::copy(&from, place.join(file)).map_err(Error::file("copy", &from))?;
         }
         // Not `npm ci`: it wants an entry for each platform's optional package, and some of those were never published.
-        output(
-            Command::new("npm")
-                .args(["install", "--no-save", "--no-audit", "--no-fund", "--ignore-scripts"])
-                .current_dir(place),
-        )
-        .map(drop)
+        let mut install = Command::new("npm");
+        install.args(["install", "--no-save", "--no-audit", "--no-fund", "--ignore-scripts"]).current_dir(place);
+        run_within(&mut install, FETCH).map_err(|error| {
+            let next = "install Node.js 18 or newer with npm (on Debian, as root: `apt-get install nodejs npm`); the package \
+                        comes from registry.npmjs.org, or from where npm's configuration says";
+            unavailable("plugins in JavaScript are built with componentize-qjs, which npm fetches", &error, next)
+        })
     })?;
     make_folder(source.out_dir)?;
     let mut build = Command::new(tools.join("node_modules/.bin/componentize-qjs"));
-    build.args(["--sync", "--stub-wasi", "--world", source.world]).arg("--wit").arg(source.wit);
-    build.arg("--js").arg(source.folder.join(entry)).arg("--output").arg(source.draft());
-    output(&mut build)?;
+    build.args(["--sync", "--stub-wasi", "--world", &project.world]).arg("--wit").arg(&project.wit);
+    build.arg("--js").arg(project.folder.join(source.first())).arg("--output").arg(source.draft());
+    run_within(&mut build, BUILD)?;
     source.publish()
 }
 
-/// Builds the module `module` with componentize-py, at the version of the folder's `requirements.txt`. Also writes the
-/// bindings, for native tests, to `<out_dir>/<name>-bindings`.
-///
-/// # Errors
-/// [`Error::Python`] when the tools cannot be had; [`Error::Failed`] when the build fails; [`Error::File`].
-pub fn python(source: Source<'_>, module: &str, report: Report<'_>) -> Result<Component, Error> {
-    let python = python_env(&source.folder.join("requirements.txt"), &source.cache.join("python"), report)?;
+/// Builds the first source, with the others beside it, with componentize-py at the version of the folder's
+/// `requirements.txt`. Also writes the bindings, for native tests, to `<out_dir>/<name>-bindings`.
+pub(crate) fn python(source: Source<'_>, report: Report<'_>) -> Result<Component, Error> {
+    let project = source.project;
+    let requirements = project.folder.join("requirements.txt");
+    let python = python_env(&requirements, &source.cache.join("python"), report).map_err(|error| {
+        let next = "install Python 3.10 or newer with pip (on Debian, as root: `apt-get install python3-venv`)";
+        unavailable("plugins in Python are built with componentize-py, which pip fetches", &error, next)
+    })?;
     let tool = python.with_file_name("componentize-py");
     make_folder(source.out_dir)?;
     let command = || {
         let mut command = Command::new(&tool);
-        command.arg("-d").arg(source.wit).args(["-w", source.world]).env("PYTHONDONTWRITEBYTECODE", "1");
+        command.arg("-d").arg(&project.wit).args(["-w", &project.world]).env("PYTHONDONTWRITEBYTECODE", "1");
         command
     };
-    let bindings = source.out_dir.join(format!("{}-bindings", source.name()));
+    let bindings = source.out_dir.join(format!("{}-bindings", project.name));
     if bindings.exists() {
         fs::remove_dir_all(&bindings).map_err(Error::file("remove", &bindings))?;
     }
-    output(command().arg("bindings").arg(&bindings))?;
+    run_within(command().arg("bindings").arg(&bindings), BUILD)?;
+    // componentize-py takes the whole folder of the module along: it is to hold the sources and nothing else.
+    let stage = source.stage()?;
+    for file in &project.sources {
+        let from = project.folder.join(file);
+        fs::copy(&from, stage.join(file)).map_err(Error::file("copy", &from))?;
+    }
+    let module = source.first().trim_end_matches(".py");
     let mut build = command();
-    build.args(["componentize", "--stub-wasi", module, "-p"]).arg(source.folder).arg("-o").arg(source.draft());
-    output(&mut build)?;
+    build.args(["componentize", "--stub-wasi", module, "-p"]).arg(&stage).arg("-o").arg(source.draft());
+    run_within(&mut build, BUILD)?;
     source.publish()
 }
 
-/// Builds `files` (with the generated bindings among them) with Debian's clang 14 and wasi-libc; `types` is the object file
-/// in which wit-bindgen describes the world.
-///
-/// # Errors
-/// [`Error::Start`] or [`Error::Failed`] when a tool is missing or fails; [`Error::File`].
-pub fn c(source: Source<'_>, files: &[&str], types: &str, report: Report<'_>) -> Result<Component, Error> {
+/// Builds the sources and the world's bindings with Debian's clang 14 and wasi-libc.
+pub(crate) fn c(source: Source<'_>, report: Report<'_>) -> Result<Component, Error> {
+    let project = source.project;
     let root = tools(source.cache, "c", C_PACKAGES.join(" ").as_bytes(), |place| {
-        report(&format!("fetching Debian packages: {}", C_PACKAGES.join(", ")));
-        output(Command::new("apt-get").args(["--quiet", "download"]).args(C_PACKAGES).current_dir(place))?;
-        for entry in place.read_dir().map_err(Error::file("read", place))?.flatten() {
-            if entry.path().extension().is_some_and(|extension| extension == "deb") {
-                output(Command::new("dpkg-deb").arg("--extract").arg(entry.path()).arg(place))?;
-                fs::remove_file(entry.path()).map_err(Error::file("remove", &entry.path()))?;
-            }
-        }
-        Ok(())
+        debian::unpack(C_PACKAGES, place, FETCH, report).map_err(|error| {
+            let next = "run this on Debian 12 or a relative with those packages; where the lists of packages are missing or \
+                        old, as root: `apt-get update`";
+            unavailable("plugins in C are built with Debian's clang 14 and wasi-libc, which apt-get fetches", &error, next)
+        })
     })?;
     let usr = root.join("usr");
     let libraries = usr.join("lib/wasm32-wasi");
-    let objects = source.out_dir.join(format!("{}-objects", source.name()));
-    make_folder(&objects)?;
-    let linker = host_tools()?;
-    let mut link = Command::new(linker.join("wasm-component-ld"));
+    let linker = host_tools().map_err(|error| {
+        let next = "install Rust (https://rustup.rs)";
+        unavailable("plugins in C are linked by wasm-component-ld, which comes with Rust", &error, next)
+    })?;
+    let stage = source.stage()?;
+    let mut link = Command::new(linker.join(LINKER));
     let path = env::var_os("PATH").unwrap_or_default();
     let path = [linker.join("gcc-ld"), linker].into_iter().chain(env::split_paths(&path));
     let path = env::join_paths(path).unwrap_or_default();
     link.env("PATH", path).args(["--wasi-adapter", "none", "--entry", "_initialize", "--gc-sections", "--strip-all"]);
     link.arg("-o").arg(source.draft()).arg(libraries.join("crt1-reactor.o"));
-    for file in files {
-        let object = objects.join(format!("{}.o", file.replace(['/', '.'], "-")));
+    let bindings = project.world.replace('-', "_");
+    let generated = project.bindings.join(format!("{bindings}.c"));
+    for file in project.sources.iter().map(|file| project.folder.join(file)).chain([generated]) {
+        let object = stage.join(file.file_name().unwrap_or_default()).with_extension("o");
         let mut compile = Command::new(usr.join("lib/llvm-14/bin/clang"));
         compile.env("LD_LIBRARY_PATH", usr.join("lib").join(format!("{}-linux-gnu", env::consts::ARCH)));
         compile.args(["--target=wasm32-wasi", "-std=c11", "-Os", "-Wall", "-c"]);
         compile.arg(format!("--sysroot={}", usr.display()));
         compile.arg("-isystem").arg(usr.join("include/wasm32-wasi"));
-        run(compile.arg(source.folder.join(file)).arg("-o").arg(&object))?;
+        compile.arg("-I").arg(&project.folder).arg("-I").arg(&project.bindings);
+        run(compile.arg(file).arg("-o").arg(&object))?;
         link.arg(object);
     }
-    link.arg(source.folder.join(types)).arg("-L").arg(&libraries).arg("-lc");
+    link.arg(project.bindings.join(format!("{bindings}_component_type.o"))).arg("-L").arg(&libraries).arg("-lc");
     link.arg(usr.join("lib/llvm-14/lib/clang/14.0.6/lib/wasi/libclang_rt.builtins-wasm32.a"));
-    output(&mut link)?;
+    run_within(&mut link, BUILD)?;
     source.publish()
 }
 

@@ -3,7 +3,8 @@
 //! * [`toolchain`]: a rustc that can build [`TARGET`]: the current one, `rustup target add`, or a sysroot made from
 //!   Debian's packages.
 //! * [`component`]: cargo packages in, `<name>.wasm` files with their digests out.
-//! * [`languages`]: the same for plugins in JavaScript, Python and C.
+//! * [`project`]: a plugin's folder of sources in any of four languages, built by what `plugin.toml` says.
+//! * [`scaffold`]: new projects.
 //! * [`python`]: the Python environment of the tests that read our files back with numpy.
 //!
 //! One code path serves the bundled plugins (`cargo xtask plugins`), the tests, and plugins written elsewhere. No build
@@ -12,9 +13,11 @@
 pub mod component;
 mod debian;
 mod error;
-pub mod languages;
+mod languages;
 pub mod process;
+pub mod project;
 pub mod python;
+pub mod scaffold;
 pub mod toolchain;
 
 pub use error::Error;

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use sla_profiler_plugin_build::component::{self, Component, Request};
-use sla_profiler_plugin_build::languages::{self, Source};
+use sla_profiler_plugin_build::project::{Place, Project};
 use sla_profiler_plugin_build::python::{self, PYTHON_VARIABLE};
 use sla_profiler_plugin_build::toolchain::{self, Toolchain};
 use sla_profiler_plugin_build::{Error, process};
@@ -121,33 +121,22 @@ fn plugins(workspace: &Workspace, steps: &Steps) -> Result<(), Stop> {
     Ok(())
 }
 
+/// The plugins of `examples/`, each with its folder's `plugin.toml`.
+const EXAMPLES: &[&str] = &["custom-selection-policy", "sweep-javascript", "selection-c", "planner-python"];
+
 /// The plugins of `examples/`, one per language, to `<target>/examples`.
 fn examples(workspace: &Workspace, steps: &Steps) -> Result<(), Stop> {
-    let toolchain = get_toolchain(workspace, steps)?;
     let out_dir = workspace.target.join("examples");
-    let (wit, cache) = (workspace.root.join("wit"), workspace.target.join("plugin-tools"));
-    let folder = |name: &str| workspace.root.join("examples").join(name);
-    let (script, planner, selection) = (folder("sweep-javascript"), folder("planner-python"), folder("selection-c"));
-    let source = |folder, world| Source { folder, wit: &wit, world, cache: &cache, out_dir: &out_dir };
-    let say = |line: &str| steps.say(line);
-    let built = steps.run("examples", "one plugin in each of Rust, JavaScript, C and Python", || {
-        let request = Request {
-            workspace: &workspace.root,
-            packages: &["sla-profiler-plugin-select-power"],
-            profile: "plugin",
-            build_dir: &workspace.target.join("plugin-build"),
-            out_dir: &out_dir,
-            locked: in_ci(),
-        };
-        let mut built = component::build(&toolchain, &request)?;
-        built.push(languages::javascript(source(&script, "sweep-strategy"), "sweep.js", &say)?);
-        let files = ["plugin.c", "policy.c", "bindings/selection_policy.c"];
-        let types = "bindings/selection_policy_component_type.o";
-        built.push(languages::c(source(&selection, "selection-policy"), &files, types, &say)?);
-        built.push(languages::python(source(&planner, "planner-model"), "app", &say)?);
-        Ok::<_, Error>(built)
-    })?;
-    for Component { name, path, bytes, sha256, .. } in built {
+    let build_dir = workspace.target.join("plugin-build");
+    // Their tools lie beside the toolchain of the bundled plugins, which Rust's share.
+    let cache = &workspace.target;
+    for example in EXAMPLES {
+        let place =
+            Place { cache, out_dir: &out_dir, build_dir: &build_dir, locked: in_ci(), report: &|line| steps.say(line) };
+        let built = steps.run("examples", &format!("building examples/{example}"), || {
+            Project::open(&workspace.root.join("examples").join(example))?.build(place)
+        })?;
+        let Component { name, path, bytes, sha256, .. } = built;
         steps.say(&format!("examples: {name}, {bytes} B, sha256 {sha256}, {}", workspace.shown(&path)));
     }
     Ok(())
