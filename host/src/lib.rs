@@ -9,6 +9,7 @@ pub mod conformance;
 pub mod dgd;
 pub mod domain;
 pub mod engine;
+pub mod http;
 pub mod load;
 pub mod output;
 pub mod phases;

@@ -1,12 +1,23 @@
 //! Who sends requests to a real engine and takes the time. Engines know this trait; each generator is a folder.
+//!
+//! ```text
+//! Endpoint + Point --measure--> LoadReport   figures with interval and count, health of the client, every sample
+//!                       '-----> LoadError    why there are no figures
+//! ```
 
-use std::time::Duration;
+mod point;
+mod report;
+pub mod steady;
+pub mod stopping;
+
+use std::fmt;
+use std::path::PathBuf;
 
 use async_trait::async_trait;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-use crate::domain::Stat;
+pub use point::{Point, Prompts, Traffic, Watch};
+pub use report::{ClientHealth, Estimate, Figure, LoadReport, RequestSample};
+pub use stopping::Stopped;
 
 /// An OpenAI-compatible server.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,100 +26,39 @@ pub struct Endpoint {
     pub url: String,
     /// The name under which the server knows the model.
     pub model: String,
+    /// The model's `tokenizer.json`, or the folder that holds it; absent where there is none at hand.
+    pub tokenizer: Option<PathBuf>,
+    /// Sent as `Authorization: Bearer …`.
+    pub api_key: Option<ApiKey>,
 }
 
-/// How requests arrive.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Traffic {
-    /// So many in flight: the next one starts when one ends.
-    Closed {
-        /// Requests in flight.
-        concurrency: u32,
-    },
-    /// Poisson arrivals, whether or not earlier ones have ended.
-    Poisson {
-        /// Mean rate.
-        requests_per_second: f64,
-    },
-    /// Arrivals at equal distances, whether or not earlier ones have ended.
-    Constant {
-        /// Rate.
-        requests_per_second: f64,
-    },
+impl Endpoint {
+    /// A server without key and tokenizer.
+    pub fn new(url: impl Into<String>, model: impl Into<String>) -> Self {
+        Self { url: url.into(), model: model.into(), tokenizer: None, api_key: None }
+    }
 }
 
-/// Which prompts are sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Prompts {
-    /// No two share a prefix: every prompt is computed.
-    Unique,
-    /// A small set, sent once before measuring: prompts are in the prefix cache and only decoding is timed.
-    Shared,
+/// A secret: it has no `Display` and is not serialised, and `Debug` hides it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey(String);
+
+impl ApiKey {
+    /// Surrounding white space, as files have it, is dropped.
+    pub fn new(key: &str) -> Self {
+        Self(key.trim().to_owned())
+    }
+
+    /// For the request's header, and nothing else.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
 }
 
-/// One point to measure.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Point {
-    /// Prompt length in tokens.
-    pub isl: u32,
-    /// Tokens to generate per request.
-    pub osl: u32,
-    /// How requests arrive.
-    pub traffic: Traffic,
-    /// Which prompts.
-    pub prompts: Prompts,
-    /// Stop when the 95 % confidence interval of the mean latency is within ± this fraction of it, …
-    pub relative_precision: f64,
-    /// … or after so many requests.
-    pub max_requests: u32,
-    /// The quantile that [`Stat::target`] holds; the mean if absent.
-    pub quantile: Option<f64>,
-    /// Seed of prompts and arrivals.
-    pub seed: u64,
-    /// The point fails when it takes longer.
-    pub deadline: Duration,
-}
-
-/// What came of a point.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct LoadReport {
-    /// Time to first token in milliseconds, from the intended start; absent if no request gave one.
-    pub ttft_ms: Option<Stat>,
-    /// Inter-token latency in milliseconds, `(last - first) / (tokens - 1)` per request; absent with fewer than 2 tokens.
-    pub itl_ms: Option<Stat>,
-    /// Requests behind the figures.
-    pub requests: u32,
-    /// Requests that failed.
-    pub failed_requests: u32,
-    /// Requests in flight, mean over the time that was measured.
-    pub concurrency_seen: f64,
-    /// Prompt tokens per second.
-    pub input_tokens_per_second: f64,
-    /// Generated tokens per second.
-    pub output_tokens_per_second: f64,
-    /// Completed requests per second.
-    pub requests_per_second: f64,
-    /// Time measured, in seconds.
-    pub duration_s: f64,
-    /// One entry per request that was measured, for SLO attainment and for merging.
-    pub samples: Vec<RequestSample>,
-}
-
-/// One measured request.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct RequestSample {
-    /// From the intended start to the first token, in milliseconds.
-    pub ttft_ms: f64,
-    /// Per token after the first, in milliseconds; absent with fewer than 2 tokens.
-    pub itl_ms: Option<f64>,
-    /// From the intended start to the last token, in milliseconds.
-    pub e2e_ms: f64,
-    /// Prompt tokens that the server counted.
-    pub input_tokens: u32,
-    /// Generated tokens that the server counted.
-    pub output_tokens: u32,
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiKey(hidden)")
+    }
 }
 
 /// Sends requests and takes the time.
@@ -117,10 +67,10 @@ pub trait LoadGenerator: Send + Sync {
     /// `builtin`, `aiperf`; for messages and provenance.
     fn name(&self) -> &'static str;
 
-    /// Measures one point.
+    /// Measures one point. Dropping the future ends all requests.
     ///
     /// # Errors
-    /// See [`LoadError`]; never hangs longer than the point's deadline.
+    /// See [`LoadError`]; never takes much longer than the point's deadline.
     async fn measure(&self, endpoint: &Endpoint, point: &Point) -> Result<LoadReport, LoadError>;
 }
 
@@ -156,8 +106,13 @@ pub enum LoadError {
         first: String,
     },
     /// The client could not keep up, so the figures are its own, not the engine's.
-    #[error("the load generator was the bottleneck: {0}")]
-    ClientBound(String),
+    #[error("the load generator was the bottleneck: {reason}")]
+    ClientBound {
+        /// Which limit, and how far beyond it.
+        reason: String,
+        /// The figures, for whoever wants to see how bad it was.
+        report: Box<LoadReport>,
+    },
     /// The point's deadline passed.
     #[error("not done after {deadline_s} s: {progress}")]
     Deadline {
@@ -169,4 +124,16 @@ pub enum LoadError {
     /// The generator cannot work: no tokenizer, no `aiperf`, ….
     #[error("{0}")]
     Setup(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_never_printed() {
+        let endpoint = Endpoint { api_key: Some(ApiKey::new(" secret-42\n")), ..Endpoint::new("http://x", "m") };
+        assert!(!format!("{endpoint:?}").contains("secret"));
+        assert_eq!(endpoint.api_key.unwrap().expose(), "secret-42");
+    }
 }
