@@ -72,7 +72,9 @@ impl Power {
                 && (role == Role::Prefill || m.osl == job.workload.osl)
                 && m.tokens_per_second_per_gpu(role) > 0.0
         };
-        let points: Vec<_> = history.measurements.rows().filter(at_the_jobs_lengths).collect();
+        let mut points: Vec<_> = history.measurements.rows().filter(at_the_jobs_lengths).collect();
+        // Of equally good points the first wins, whatever the order of the input.
+        points.sort_by_key(|m| m.concurrency);
         let highest = points.iter().map(|m| m.tokens_per_second_per_gpu(role)).fold(0.0, f64::max);
         let limit_ms = job.sla.limit_ms(role);
         best_per_candidate(points.iter().filter_map(|m| {

@@ -61,7 +61,7 @@ enum Command {
     /// Look at the job that a DGDR and flags make, or at the schemas of files
     #[command(subcommand)]
     Config(config::ConfigCommand),
-    /// Look at plugins
+    /// Make, check and keep plugins
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
 }

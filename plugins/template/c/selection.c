@@ -16,7 +16,9 @@ void exports_sla_profiler_base_about_describe(exports_sla_profiler_base_about_de
 }
 
 static bool is_better(const choice_t *a, const choice_t *b) {
-  return a->meets_sla != b->meets_sla ? a->meets_sla : a->score > b->score;
+  if (a->meets_sla != b->meets_sla) return a->meets_sla;
+  if (a->score != b->score) return a->score > b->score;
+  return a->concurrency < b->concurrency; /* so that the order of the input does not matter */
 }
 
 static int compare(const void *left, const void *right) { return is_better(right, left) - is_better(left, right); }

@@ -48,7 +48,8 @@ def rank(job, candidates, m, role, latencies, rates, limit_ms, binding) -> list[
                 binding="" if meets_sla else binding,
             )
         )
-    choices.sort(key=lambda choice: (choice.meets_sla, choice.score), reverse=True)
+    # The last word makes the answer independent of the order of the input.
+    choices.sort(key=lambda choice: (choice.meets_sla, choice.score, -choice.concurrency), reverse=True)
     best = {}
     for choice in choices:
         best.setdefault(choice.candidate, choice)

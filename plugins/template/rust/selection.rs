@@ -2,7 +2,8 @@
 
 use sla_profiler_plugin::text::figure;
 use sla_profiler_plugin::{
-    About, Candidates, Choice, Demand, Error, History, Job, Role, Selection, SelectionPolicy, best_per_candidate,
+    About, Candidates, Choice, Demand, Error, History, Job, Measurement, Role, Selection, SelectionPolicy,
+    best_per_candidate,
 };
 
 /// The policy.
@@ -22,12 +23,15 @@ impl SelectionPolicy for MyPlugin {
             return Err(Error::Unsupported("my-plugin knows no end-to-end target".to_owned()));
         }
         let rank = |role: Role| {
-            let points = history.measurements.rows().filter(|m| {
+            let at_the_jobs_lengths = |m: &Measurement| {
                 candidates.role_of(m.candidate) == Some(role)
                     && m.isl == job.workload.isl
                     && (role == Role::Prefill || m.osl == job.workload.osl)
-            });
-            best_per_candidate(points.filter_map(|m| {
+            };
+            let mut points: Vec<_> = history.measurements.rows().filter(at_the_jobs_lengths).collect();
+            // Of equally good points the first wins, whatever the order of the input.
+            points.sort_by_key(|m| m.concurrency);
+            best_per_candidate(points.into_iter().filter_map(|m| {
                 let latency_ms = m.latency_ms(role)?.target;
                 let rate = m.tokens_per_second_per_gpu(role);
                 let meets_sla = job.sla.limit_ms(role).is_none_or(|limit| latency_ms <= limit);

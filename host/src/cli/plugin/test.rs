@@ -16,7 +16,7 @@ use crate::spec::{PluginChoice, PluginSource, key_value, plugin_source};
 /// Flags of `plugin test`.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Args {
-    /// A WebAssembly component, or the name of a bundled plugin
+    /// A WebAssembly component, or the name of a plugin that is bundled or was added
     #[arg(value_name = "PLUGIN")]
     pub plugin: String,
     /// The author's own cases, in YAML; plugins/README.md shows the form
@@ -47,11 +47,12 @@ pub(super) fn find(
     let kind = match &choice.source {
         PluginSource::File(path) => host.inspect(path)?.identity.kind,
         // An unknown name fails when it is loaded, with the names that there are.
-        PluginSource::Bundled(name) => host
-            .bundled()?
-            .iter()
-            .find(|listed| listed.identity.name == *name)
-            .map_or(Kind::SelectionPolicy, |listed| listed.identity.kind),
+        PluginSource::Named(name) => {
+            let (bundled, added) = (host.bundled()?, host.added_plugins()?);
+            let bundled = bundled.iter().map(|listed| (&listed.identity.name, listed.identity.kind));
+            let mut all = bundled.chain(added.iter().map(|entry| (&entry.name, entry.kind)));
+            all.find(|(known, _)| *known == name).map_or(Kind::SelectionPolicy, |(_, kind)| kind)
+        }
     };
     Ok((kind, choice))
 }
@@ -104,7 +105,7 @@ fn write_report(out: &mut dyn Write, report: &Report, cases: &[Property], passed
     writeln!(out, "{}", if passed { "passed" } else { "FAILED" })
 }
 
-fn write_property(out: &mut dyn Write, property: &Property) -> io::Result<()> {
+pub(super) fn write_property(out: &mut dyn Write, property: &Property) -> io::Result<()> {
     let mark = if property.failed == 0 { "✓" } else { "✗" };
     let cases = match (property.failed, property.cases) {
         (0, 1) => String::new(),
