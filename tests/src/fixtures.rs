@@ -72,7 +72,7 @@ pub fn candidates() -> Vec<Candidate> {
 
 /// What the candidate's engine says of itself.
 pub fn facts(candidate: u32) -> EngineFacts {
-    EngineFacts { candidate, kv_tokens: 500_000, max_running: 256, launch_s: 60.0 }
+    EngineFacts { candidate, kv_tokens: 500_000, max_running: 256, launch_s: 60.0, kv_sources: Vec::new() }
 }
 
 /// A point of the candidate, measured.

@@ -4,6 +4,8 @@
 
 pub mod fixtures;
 pub mod guests;
+pub mod openai;
+pub mod processes;
 pub mod recorded;
 pub mod runs;
 

@@ -23,7 +23,7 @@ use sla_profiler::{
         Sla, Stat, Workload, candidate::Prior, search_space::Limits,
     },
     spec::{
-        CurveRange, DeploymentSpec, DgdApi, ModelCache, PluginChoice, PluginSource, Plugins, RunSpec, SimulationSpec,
+        CurveRange, DeploymentSpec, DgdApi, EnginesSpec, ModelCache, PluginChoice, PluginSource, Plugins, RunSpec, SimulationSpec,
     },
 };
 
@@ -61,6 +61,7 @@ fn model(moe: bool) -> Model {
 fn spec(backend: Backend, api: DgdApi, moe: bool) -> RunSpec {
     let plugin = |name: &str| PluginChoice::new(PluginSource::Named(name.to_owned()));
     RunSpec {
+        engines: EnginesSpec::default(),
         output_dir: None,
         job: Job {
             model: model(moe),

@@ -9,6 +9,7 @@
 
 pub mod flags;
 pub mod image;
+pub mod log;
 
 mod sglang;
 mod trtllm;
@@ -16,6 +17,7 @@ mod vllm;
 
 use crate::domain::{Backend, Mapping, Role};
 use flags::{FlagError, Flags};
+use log::{Logged, LoggedCapacity};
 
 /// How a worker is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,6 +183,30 @@ pub fn parse(backend: Backend, args: &[String]) -> Result<Parsed, FlagError> {
     Ok(Parsed { mapping, role: flags.role()? })
 }
 
+/// KV capacity of an engine of so many attention-DP ranks, from what it wrote to its log; `None` where no line says it.
+pub fn kv_capacity_from_log(backend: Backend, log: &str, ranks: u32) -> Option<LoggedCapacity> {
+    let readers: &[fn(&str) -> Option<Logged<'_>>] = match backend {
+        Backend::Vllm => &[vllm::capacity, vllm::coarse_capacity],
+        Backend::Sglang => &[sglang::capacity],
+        Backend::Trtllm => &[trtllm::capacity],
+    };
+    // The better reader's lines count alone.
+    readers.iter().find_map(|read| {
+        let found: Vec<Logged<'_>> = log.lines().filter_map(read).collect();
+        log::over_ranks(&found, ranks)
+    })
+}
+
+/// Most requests that one rank runs at once, from the last line of the log that says it.
+pub fn max_running_from_log(backend: Backend, log: &str) -> Option<u32> {
+    let read: fn(&str) -> Option<f64> = match backend {
+        Backend::Vllm => vllm::max_running,
+        Backend::Sglang => sglang::max_running,
+        Backend::Trtllm => trtllm::max_running,
+    };
+    log.lines().rev().find_map(read).filter(|n| *n >= 1.0).map(|n| n as u32)
+}
+
 /// Arguments under construction.
 #[derive(Default)]
 struct ArgList(Vec<String>);
@@ -341,5 +367,50 @@ mod tests {
         assert_eq!(of(Backend::Vllm, Role::Decode), is(1024, 1024));
         assert_eq!(of(Backend::Trtllm, Role::Decode), is(512, 512));
         assert_eq!(EngineLimits::of(Backend::Trtllm, Role::Prefill, u32::MAX).max_batched_tokens % 32, 0);
+    }
+
+    #[test]
+    fn capacity_is_read_from_each_engines_log() {
+        let read = |backend, ranks, log: &str| kv_capacity_from_log(backend, log, ranks).map(|c| c.kv_tokens);
+        let vllm = "INFO [kv_cache_utils.py:1] GPU KV cache size: 643,891 tokens\n\
+                    INFO Maximum concurrency for 40,960 tokens per request: 15.70x\n";
+        assert_eq!(read(Backend::Vllm, 1, vllm), Some(643_891), "the exact line");
+        assert_eq!(read(Backend::Vllm, 1, "Maximum concurrency for 40,960 tokens per request: 15.72x"), Some(643_891));
+        let sglang = "[2025-11-04 05:27:13 TP0] KV Cache is allocated. #tokens: 524288, KV size: 17.16 GB";
+        assert_eq!(read(Backend::Sglang, 1, sglang), Some(524_288));
+        let trtllm = "[TensorRT-LLM][INFO] [MemUsageChange] Allocated 1.00 GiB for max tokens in paged KV cache (8192).\n\
+                      [TensorRT-LLM][INFO] [MemUsageChange] Allocated 43.87 GiB for max tokens in paged KV cache (229984).";
+        assert_eq!(read(Backend::Trtllm, 1, trtllm), Some(229_984), "the last one, not the trial");
+        for backend in BACKENDS {
+            assert_eq!(read(backend, 1, "Application startup complete.\n"), None, "no default");
+            assert_eq!(read(backend, 1, "GPU KV cache size: none tokens"), None);
+        }
+    }
+
+    #[test]
+    fn capacity_is_over_all_ranks_whether_all_or_one_of_them_writes() {
+        let read = |backend, log: &str| kv_capacity_from_log(backend, log, 4).map(|c| c.kv_tokens);
+        let each: String =
+            (0..4).map(|r| format!("(EngineCore_DP{r} pid=7) GPU KV cache size: 10{r} tokens\n")).collect();
+        assert_eq!(read(Backend::Vllm, &each), Some(100 + 101 + 102 + 103));
+        assert_eq!(read(Backend::Vllm, "(EngineCore_DP0 pid=7) GPU KV cache size: 100 tokens"), Some(400));
+        let gpus: String = (0..4)
+            .flat_map(|dp| (0..2).map(move |tp| format!("[DP{dp} TP{tp}] KV Cache is allocated. #tokens: 50\n")))
+            .collect();
+        assert_eq!(read(Backend::Sglang, &gpus), Some(200), "two GPUs of a rank hold the same tokens");
+        assert_eq!(read(Backend::Trtllm, "for max tokens in paged KV cache (25)."), Some(100));
+    }
+
+    #[test]
+    fn the_batch_limit_is_read_from_each_engines_log() {
+        let cases = [
+            (Backend::Vllm, "non-default args: {'model': 'm', 'max_num_seqs': 256, 'max_model_len': 4096}", 256),
+            (Backend::Sglang, "max_total_num_tokens=350257, max_running_requests=12, context_len=262144", 12),
+            (Backend::Trtllm, "max_seq_len=131072, max_num_requests=2048, max_num_tokens=8192", 2048),
+        ];
+        for (backend, line, expected) in cases {
+            assert_eq!(max_running_from_log(backend, line), Some(expected));
+            assert_eq!(max_running_from_log(backend, "nothing"), None);
+        }
     }
 }

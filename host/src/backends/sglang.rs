@@ -4,6 +4,7 @@
 use super::{
     ArgList, Mode, Worker,
     flags::{FlagError, Flags},
+    log::{Logged, dp_rank, number_after},
 };
 use crate::domain::{Mapping, Role};
 
@@ -77,4 +78,18 @@ pub(super) fn read(flags: &Flags<'_>) -> Result<Mapping, FlagError> {
         }
     }
     Ok(Mapping { tp: stage / attention_dp, pp, attention_dp, moe_tp: stage / moe_ep, moe_ep })
+}
+
+/// `[… DP0 TP0] KV Cache is allocated. #tokens: 524288, KV size: 17.16 GB`, which every GPU writes for its rank.
+pub(super) fn capacity(line: &str) -> Option<Logged<'_>> {
+    let value = number_after(line.split_once("KV Cache is allocated")?.1, "#tokens: ")?;
+    Some(Logged { rank: dp_rank(line), value, line })
+}
+
+/// `max_total_num_tokens=350257, …, max_running_requests=12, context_len=262144`, for one rank.
+pub(super) fn max_running(line: &str) -> Option<f64> {
+    if !line.contains("max_total_num_tokens=") {
+        return None;
+    }
+    number_after(line, "max_running_requests=")
 }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{
     ArgList, Mode, Worker,
     flags::{FlagError, Flags, MAX_SIZE},
+    log::{Logged, number_after},
 };
 use crate::domain::{Mapping, Role};
 
@@ -106,6 +107,18 @@ pub(super) fn read(flags: &Flags<'_>) -> Result<Mapping, FlagError> {
     };
     let (tp, attention_dp) = if attention_dp { (1, stage) } else { (stage, 1) };
     Ok(Mapping { tp, pp, attention_dp, moe_tp, moe_ep })
+}
+
+/// `[MemUsageChange] Allocated 43.87 GiB for max tokens in paged KV cache (229984).` The engine writes it first for a trial
+/// and then for good; no line names its rank.
+pub(super) fn capacity(line: &str) -> Option<Logged<'_>> {
+    let value = number_after(line, "for max tokens in paged KV cache (")?;
+    Some(Logged { rank: None, value, line })
+}
+
+/// `max_seq_len=131072, max_num_requests=2048, max_num_tokens=8192`, for one rank.
+pub(super) fn max_running(line: &str) -> Option<f64> {
+    number_after(line, "max_num_requests=")
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use super::{
     ArgList, Mode, Worker,
     flags::{FlagError, Flags},
+    log::{Logged, dp_rank, number, number_after},
 };
 use crate::domain::{Mapping, Role};
 
@@ -60,4 +61,21 @@ pub(super) fn read(flags: &Flags<'_>) -> Result<Mapping, FlagError> {
     let stage = tp * attention_dp;
     let (moe_tp, moe_ep) = if flags.is_set(EP) { (1, stage) } else { (stage, 1) };
     Ok(Mapping { tp, pp, attention_dp, moe_tp, moe_ep })
+}
+
+/// `GPU KV cache size: 643,891 tokens`, which each engine core writes for its rank.
+pub(super) fn capacity(line: &str) -> Option<Logged<'_>> {
+    Some(Logged { rank: dp_rank(line), value: number_after(line, "GPU KV cache size: ")?, line })
+}
+
+/// `Maximum concurrency for 40,960 tokens per request: 15.72x`: the capacity to half a percent of a context, for versions
+/// that do not write the line above.
+pub(super) fn coarse_capacity(line: &str) -> Option<Logged<'_>> {
+    let (context, factor) = line.split_once("Maximum concurrency for ")?.1.split_once(" tokens per request: ")?;
+    Some(Logged { rank: dp_rank(line), value: (number(context)? * number(factor)?).floor(), line })
+}
+
+/// `non-default args: {…, 'max_num_seqs': 256, …}`
+pub(super) fn max_running(line: &str) -> Option<f64> {
+    number_after(line, "'max_num_seqs': ")
 }

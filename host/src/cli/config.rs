@@ -19,6 +19,11 @@ pub struct InputArgs {
 }
 
 impl InputArgs {
+    /// Whether none is given.
+    pub const fn is_empty(&self) -> bool {
+        self.file.is_none() && self.config.is_none()
+    }
+
     /// The source. Without one, an empty spec: the flags alone may make a job.
     pub fn source(&self) -> Source {
         match self.file.as_ref().or(self.config.as_ref()) {

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+pub mod cluster;
 pub mod config;
 pub mod explain;
 pub mod plugin;
@@ -11,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::engine::local::supervise;
 use crate::output::error::AppError;
 use crate::output::exit_code;
 use crate::output::logging::{self, LogFile};
@@ -80,8 +82,10 @@ pub struct Session {
 pub fn main() -> ExitCode {
     // Not a subcommand of clap's: nobody is to find it, and nothing is to run before its limits are set.
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|command| command == child::COMMAND) {
-        return ExitCode::from(child::main(arguments));
+    match arguments.next() {
+        Some(command) if command == child::COMMAND => return ExitCode::from(child::main(arguments)),
+        Some(command) if command == supervise::COMMAND => return ExitCode::from(supervise::main(arguments)),
+        _ => {}
     }
     child::this_program_compiles();
     let cli = Cli::parse();

@@ -3,18 +3,18 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
 use sha2::{Digest as _, Sha256};
 use tracing::subscriber::NoSubscriber;
 
 use super::Session;
+use super::cluster::ClusterArgs;
 use super::config::InputArgs;
 use crate::domain::search_space::{self, Cause, SearchSpace};
-use crate::domain::{Candidate, Role};
+use crate::domain::{Candidate, Choice, Role};
 use crate::engine::Cluster;
-use crate::engine::simulated::SimulatedCluster;
+use crate::engine::served::Stop;
 use crate::output::error::AppError;
 use crate::output::progress::Progress;
 use crate::output::summary::Took;
@@ -33,14 +33,6 @@ use crate::run::{Durability, Event, Existing, Journal, JournalError, Observer, R
 use crate::scheduler::Scheduler;
 use crate::spec::{self, Flags, PluginChoice, PluginSource, Plugins, RunSpec};
 
-/// Where engines run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum ClusterKind {
-    /// Simulated engines on a virtual clock: no GPU, no network
-    #[default]
-    Simulated,
-}
-
 /// Run the seven phases.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -58,9 +50,8 @@ pub struct Args {
     /// Print what would be launched and measured, with time and GPU-hours; create nothing
     #[arg(long, conflicts_with_all = ["force", "resume"])]
     dry_run: bool,
-    /// Where engines run
-    #[arg(long, value_enum, default_value_t, value_name = "KIND")]
-    cluster: ClusterKind,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     #[command(flatten)]
     flags: Flags,
 }
@@ -70,22 +61,33 @@ impl Args {
     ///
     /// # Errors
     /// See [`AppError`].
-    pub fn run(self, session: &Session) -> Result<u8, AppError> {
+    pub fn run(mut self, session: &Session) -> Result<u8, AppError> {
         let real_start = Instant::now();
         let printer = &session.printer;
+        self.cluster.check()?;
+        let real = self.cluster.is_real().then(real_runtime).transpose()?;
+        if let (Some(runtime), Some(_), None) = (&real, &self.cluster.url, &self.flags.model)
+            && self.input.is_empty()
+        {
+            self.flags.model = Some(runtime.block_on(self.cluster.only_model(&self.flags.engines))?);
+        }
         let resolved = spec::load(&self.input.source(), &self.flags)?;
         resolved.warnings.iter().for_each(|warning| printer.note(&format!("note: {warning}")));
         let spec = resolved.spec;
-        let space = search_space::build(&spec.job, &spec.limits);
-        refuse_empty(&spec, &space)?;
+        let space = self.cluster.space(&spec)?;
+        let only_role = self.cluster.only_role();
+        if only_role.is_none() {
+            refuse_empty(&spec, &space)?;
+        }
         let host = PluginHost::new(HostOptions::default())?;
-        let cluster: Arc<dyn Cluster> = match self.cluster {
-            ClusterKind::Simulated => Arc::new(SimulatedCluster::new(&spec.job, &spec.simulation)),
-        };
-
         let mut policies = load_policies(&host, &spec)?;
         let plugins = policies.identities();
-        let spec_sha256 = fingerprint(&spec, &plugins)?;
+        let spec_sha256 = fingerprint(&spec, &plugins, &self.cluster)?;
+        // Whatever is missing is found out before anything of an earlier run is replaced.
+        let equipment = match self.dry_run {
+            false if real.is_some() => Some(self.cluster.equipment(&spec)?),
+            _ => None,
+        };
         let run_dir = if self.dry_run {
             None
         } else {
@@ -98,7 +100,7 @@ impl Args {
         };
 
         let mut predicting = load_policies(&host, &spec)?;
-        let predict = dry_run::predict(&spec, &space, &mut predicting, Arc::clone(&cluster));
+        let predict = dry_run::predict(&spec, &space, &mut predicting, self.cluster.estimate(&spec), only_role);
         let Some(dir) = run_dir else {
             let prediction = simulated_runtime()?.block_on(predict)?;
             let text = if printer.is_json() {
@@ -109,30 +111,50 @@ impl Args {
             return write_out(session, &text).map(|()| exit_code::OK);
         };
         // Simulated points cost nothing but electricity; nobody is hurt if a power cut takes the last ones.
-        let durability = if cluster.kind() == "simulated" { Durability::Flush } else { Durability::Sync };
+        let durability = if real.is_some() { Durability::Sync } else { Durability::Flush };
         let (journal, past) = Journal::open(&dir, durability)?;
         if journal::started(&past).is_some_and(|started| started.spec_sha256 != spec_sha256) {
             return Err(JournalError::OtherRun { path: dir.path().display().to_string() }.into());
         }
         // The prediction calls the user's plugins; where they fail, the run itself deals with it and says so.
-        let runtime = simulated_runtime()?;
-        let prediction = tracing::subscriber::with_default(NoSubscriber::new(), || runtime.block_on(predict)).ok();
+        let predicting = simulated_runtime()?;
+        let prediction = tracing::subscriber::with_default(NoSubscriber::new(), || predicting.block_on(predict)).ok();
+        drop(predicting);
 
-        let run = Run { session, spec: &spec, space: &space, cluster, dir: &dir, spec_sha256 };
-        // A clock of its own, which starts at 0.
-        let runtime = simulated_runtime()?;
-        let outcome = runtime.block_on(run.go(&mut policies, prediction.as_ref(), journal, past));
+        // Engines that are real take real time; a simulated run has a clock of its own, which starts at 0.
+        let runtime = match real {
+            Some(runtime) => runtime,
+            None => simulated_runtime()?,
+        };
+        let stop = Stop::default();
+        let cluster = runtime.block_on(self.cluster.open(&spec, equipment, &stop, &dir));
+        if let Err(error) = &cluster {
+            status::write_failure(&dir, &error.to_string());
+        }
+        let run = Run { session, spec: &spec, space: &space, cluster: cluster?, dir: &dir, spec_sha256, stop };
+        let outcome = runtime.block_on(run.go(&mut policies, prediction.as_ref(), journal, past, only_role));
+        // Whatever still waits for a process of an engine is not waited for.
+        runtime.shutdown_timeout(Duration::from_secs(1));
         if let Err(error) = &outcome {
             // From here on the directory is this run's; before, it may have held another one's success.
             status::write_failure(&dir, &error.to_string());
         }
-        let Done { outcome, result, cluster_s, gpu_seconds } = outcome?;
-        let text = if printer.is_json() {
-            json(&result)?
-        } else {
-            let took = Took { cluster_s, gpu_seconds, real: real_start.elapsed() };
-            summary::result(printer, &result, dir.path(), &took)
+        let Done { found, cluster_s, gpu_seconds } = outcome?;
+        let took = Took { cluster_s, gpu_seconds, real: real_start.elapsed() };
+        let (outcome, result) = match found {
+            Found::Role(role, choice) => {
+                let text = if printer.is_json() {
+                    json(&choice)?
+                } else {
+                    summary::one_role(printer, &spec.job, role, &choice, dir.path(), &took)
+                };
+                write_out(session, &text)?;
+                return Ok(if choice.meets_sla { exit_code::OK } else { exit_code::INFEASIBLE });
+            }
+            Found::All(outcome, result) => (outcome, result),
         };
+        let text =
+            if printer.is_json() { json(&result)? } else { summary::result(printer, &result, dir.path(), &took) };
         write_out(session, &text)?;
         Ok(match (&outcome.check, outcome.feasible()) {
             (_, false) => exit_code::INFEASIBLE,
@@ -200,8 +222,12 @@ fn slot<T: ?Sized>(
 }
 
 /// What must be the same for a run to be resumed.
-fn fingerprint(spec: &RunSpec, plugins: &[crate::plugin::api::Identity]) -> Result<String, AppError> {
-    let bytes = serde_json::to_vec(&(env!("CARGO_PKG_VERSION"), spec, plugins))
+fn fingerprint(
+    spec: &RunSpec,
+    plugins: &[crate::plugin::api::Identity],
+    cluster: &ClusterArgs,
+) -> Result<String, AppError> {
+    let bytes = serde_json::to_vec(&(env!("CARGO_PKG_VERSION"), spec, plugins, cluster))
         .map_err(|error| AppError::Io { action: "put the job into JSON", source: error.into() })?;
     Ok(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
 }
@@ -231,10 +257,25 @@ pub(super) fn simulated_runtime() -> Result<tokio::runtime::Runtime, AppError> {
         .map_err(|source| AppError::Io { action: "start the runtime", source })
 }
 
+/// A runtime on the clock on the wall.
+fn real_runtime() -> Result<tokio::runtime::Runtime, AppError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| AppError::Io { action: "start the runtime", source })
+}
+
+/// What a run found.
+enum Found {
+    /// All phases.
+    All(Outcome, Box<ResultFile>),
+    /// One role of an engine that runs.
+    Role(Role, Choice),
+}
+
 /// A run that came to its end.
 struct Done {
-    outcome: Outcome,
-    result: Box<ResultFile>,
+    found: Found,
     cluster_s: f64,
     gpu_seconds: f64,
 }
@@ -247,6 +288,7 @@ struct Run<'a> {
     cluster: Arc<dyn Cluster>,
     dir: &'a RunDir,
     spec_sha256: String,
+    stop: Stop,
 }
 
 impl Run<'_> {
@@ -256,6 +298,7 @@ impl Run<'_> {
         prediction: Option<&Prediction>,
         journal: Journal,
         past: Vec<Record>,
+        only_role: Option<Role>,
     ) -> Result<Done, RunError> {
         let log = Arc::new(Mutex::new(self.dir.append(LOG)?));
         self.session.log_file.attach(Arc::clone(&log));
@@ -289,7 +332,7 @@ impl Run<'_> {
             recorder.record(Event::Resumed { measurements })?;
         }
 
-        let stop = Arc::new(AtomicBool::new(false));
+        let stop = self.stop.flag();
         let scheduler = Scheduler::new(
             Arc::clone(&self.cluster),
             candidates,
@@ -307,11 +350,14 @@ impl Run<'_> {
             artifacts: Some(&artifacts),
         };
         let interrupts = tokio::spawn(watch_interrupts(stop, self.session.printer));
-        let outcome = phases::run(&mut context).await;
+        let found = match only_role {
+            Some(role) => phases::one_role::run(&mut context, role).await.map(|choice| Found::Role(role, choice)),
+            None => phases::run(&mut context).await.map(|(outcome, result)| Found::All(outcome, result)),
+        };
         interrupts.abort();
-        let (outcome, result) = outcome?;
+        let found = found?;
         let gpu_seconds = journal::gpu_seconds(&past) + scheduler.usage().gpu_seconds;
-        Ok(Done { outcome, result, cluster_s: recorder.now_s(), gpu_seconds })
+        Ok(Done { found, cluster_s: recorder.now_s(), gpu_seconds })
     }
 }
 

@@ -178,7 +178,13 @@ fn build(case: &Case) -> Result<World, String> {
             });
         } else if !engine.points.is_empty() {
             let kv_tokens = engine.kv_tokens.unwrap_or(engine.gpus.saturating_mul(400_000));
-            world.history.facts.push(EngineFacts { candidate: id, kv_tokens, max_running: 256, launch_s: 60.0 });
+            world.history.facts.push(EngineFacts {
+                candidate: id,
+                kv_tokens,
+                max_running: 256,
+                launch_s: 60.0,
+                kv_sources: Vec::new(),
+            });
         }
         for point in &engine.points {
             if !(point.latency_ms.is_finite() && point.latency_ms > 0.0) || point.concurrency == 0 {

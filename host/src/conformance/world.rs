@@ -143,7 +143,13 @@ fn broken(candidate: CandidateId, candidates: &[Candidate]) -> Failure {
 
 fn facts(candidate: CandidateId, of: Option<&Candidate>) -> EngineFacts {
     let gpus = of.map_or(1, Candidate::gpus);
-    EngineFacts { candidate, kv_tokens: gpus.saturating_mul(400_000), max_running: 256, launch_s: 60.0 }
+    EngineFacts {
+        candidate,
+        kv_tokens: gpus.saturating_mul(400_000),
+        max_running: 256,
+        launch_s: 60.0,
+        kv_sources: Vec::new(),
+    }
 }
 
 /// Speed of a candidate: GPUs with losses, and a factor of its own that no prior knows.

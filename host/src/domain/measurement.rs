@@ -104,6 +104,21 @@ pub struct EngineFacts {
     pub max_running: u32,
     /// From the order to the first answer, on the cluster's clock, in seconds.
     pub launch_s: f64,
+    /// Who says how large its KV cache is; empty where that is not in question, as on simulated engines. The first one
+    /// that has a number is whose number it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kv_sources: Vec<KvSource>,
+}
+
+/// One source's word on an engine's KV capacity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KvSource {
+    /// `metrics`, `log`, `given` or `formula`.
+    pub source: String,
+    /// Tokens, over all attention-DP ranks; absent where it does not know.
+    pub kv_tokens: Option<u64>,
+    /// Where the number is from, or why there is none.
+    pub detail: String,
 }
 
 /// Kinds of failure that call for different remedies.

@@ -9,7 +9,10 @@
 //! Time is tokio's: a cluster that is simulated runs on a paused clock, which jumps whenever everybody waits, so the
 //! same scheduler code serves real and virtual time.
 
+pub mod endpoint;
+pub mod local;
 pub mod predicted;
+pub mod served;
 pub mod simulated;
 
 use std::time::Duration;
@@ -49,6 +52,11 @@ pub trait Cluster: Send + Sync {
 
     /// Creates the deployment and waits until it is ready. Phase 7.
     async fn apply(&self, request: &ApplyRequest) -> Result<Box<dyn Deployment>, ApplyError>;
+
+    /// Why phase 7 cannot happen here, where that is known beforehand; it is then skipped with these words.
+    fn cannot_apply(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// A running engine.

@@ -57,6 +57,7 @@ impl Cluster for PredictedCluster {
                 kv_tokens: memory.kv_tokens() as u32,
                 max_running: limits.max_running.saturating_mul(mapping.attention_dp),
                 launch_s: takes.as_secs_f64(),
+                kv_sources: Vec::new(),
             },
             roofline: Roofline::new(model, hardware, mapping, *backend),
             other: Arc::clone(&self.other),

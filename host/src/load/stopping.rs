@@ -20,9 +20,12 @@ pub enum Stopped {
 }
 
 /// Repeated looks at the same interval find "significance" too often. Looks are few ([`next_look`]), and a decision
-/// takes an interval that is wider by the ratio of Pocock's bound for ten looks to the single look's, 2.555 / 1.960
-/// (Pocock, Biometrika 64, 1977).
-const POCOCK_TEN_LOOKS: f64 = 2.555 / 1.960;
+/// takes an interval that is wider by the ratio of Pocock's bound for twenty looks to the single look's, 2.672 / 1.960
+/// (Pocock, Biometrika 64, 1977; as many looks as there are from 16 to 1000 samples).
+const POCOCK: f64 = 2.672 / 1.960;
+
+/// Fewest samples for a decision: with fewer, a skewed distribution has too narrow an interval too often.
+const FEWEST_TO_DECIDE: usize = 2 * MIN_SAMPLES;
 
 /// After how many samples to look again, having looked at `n`.
 pub fn next_look(n: usize) -> usize {
@@ -114,18 +117,18 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Whether the figure satisfies the rule, and by what.
-    pub fn verdict(&self, figure: &Figure) -> Option<Stopped> {
-        if (figure.samples as usize) < fewest_samples(self.quantile).max(MIN_SAMPLES) {
+    /// Whether the figure satisfies the rule, and by what. `behind` is the number of samples behind its interval.
+    pub fn verdict(&self, figure: &Figure, behind: usize) -> Option<Stopped> {
+        if behind < fewest_samples(self.quantile).max(MIN_SAMPLES) {
             return None;
         }
         let Estimate { value, ci_low, ci_high, .. } = figure.target;
         if figure.target.relative_half_width() <= self.relative_precision {
             return Some(Stopped::Precise);
         }
-        let target = self.target?;
-        let low = value - (value - ci_low) * POCOCK_TEN_LOOKS;
-        let high = value + (ci_high - value) * POCOCK_TEN_LOOKS;
+        let target = self.target.filter(|_| behind >= FEWEST_TO_DECIDE)?;
+        let low = value - (value - ci_low) * POCOCK;
+        let high = value + (ci_high - value) * POCOCK;
         (target < low || target > high).then_some(Stopped::Decided)
     }
 }
@@ -155,7 +158,7 @@ mod tests {
             }
             look = next_look(samples.len());
             let figure = figure(&samples, rule.quantile, None).unwrap();
-            let verdict = rule.verdict(&figure);
+            let verdict = rule.verdict(&figure, samples.len());
             if verdict.is_some() || samples.len() >= cap {
                 return (figure, verdict);
             }
@@ -175,7 +178,7 @@ mod tests {
         // Constant samples: as precise as can be.
         for (quantile, fewest) in [(None, 8), (Some(0.5), 8), (Some(0.99), 368)] {
             let rule = Rule { quantile, relative_precision: 0.5, target: Some(1.0) };
-            let at = |n: usize| rule.verdict(&figure(&vec![5.0; n], quantile, None).unwrap());
+            let at = |n: usize| rule.verdict(&figure(&vec![5.0; n], quantile, None).unwrap(), n);
             assert_eq!(at(fewest - 1), None);
             assert_eq!(at(fewest), Some(Stopped::Precise));
         }

@@ -68,6 +68,22 @@ pub enum AppError {
         /// One line per mapping.
         rejected: String,
     },
+    /// The cluster cannot be reached, or does not have what is asked for.
+    #[error("{message}")]
+    Cluster {
+        /// What is wrong.
+        message: String,
+        /// What to do.
+        hint: String,
+    },
+    /// Something that measuring real engines needs is missing.
+    #[error("{message}")]
+    Setup {
+        /// What is missing.
+        message: String,
+        /// How to get it.
+        hint: String,
+    },
     /// The program's own surroundings: no runtime, standard output closed.
     #[error("cannot {action}: {source}")]
     Io {
@@ -123,6 +139,8 @@ impl AppError {
             },
             AppError::NoCandidate { .. } => code::NO_CANDIDATE,
             AppError::KvTooSmall { .. } => code::KV_TOO_SMALL,
+            AppError::Cluster { .. } => code::CLUSTER,
+            AppError::Setup { .. } => code::INPUT,
             AppError::Io { .. } => code::UNEXPECTED,
         }
     }
@@ -132,6 +150,7 @@ impl AppError {
         match self {
             AppError::Spec(error) => error.hint().map(str::to_owned),
             AppError::Usage { hint, .. } => hint.clone(),
+            AppError::Cluster { hint, .. } | AppError::Setup { hint, .. } => Some(hint.clone()),
             AppError::Plugin(error) | AppError::Run(RunError::Plugin(error)) => error.hint(),
             AppError::PluginCommand(error) => error.hint(),
             AppError::Dir(error) | AppError::Run(RunError::Dir(error)) => error.hint(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::printer::Printer;
 use crate::domain::search_space::SearchSpace;
-use crate::domain::{Candidate, Demand, Job};
+use crate::domain::{Candidate, Choice, Demand, Job, Role};
 use crate::engine::CheckReport;
 use crate::phases::artifacts::{DECODE_CURVE, MEASUREMENTS, PREFILL_CURVE, RESULT};
 use crate::phases::dry_run::Prediction;
@@ -116,6 +116,23 @@ pub fn result(printer: &Printer, result: &ResultFile, dir: &Path, took: &Took) -
         took.real.as_secs_f64(),
     );
     push_line(&mut text, &format!("\n{}", fitted(&effort, "", width)));
+    text
+}
+
+/// What was found out about an engine in one role.
+pub fn one_role(printer: &Printer, job: &Job, role: Role, choice: &Choice, dir: &Path, took: &Took) -> String {
+    let width = usize::from(style(printer).width);
+    let verdict = if choice.meets_sla { "✓ within the SLA" } else { "✗ NOT within the SLA" };
+    let mut text = format!("\n{}\n\n", fitted(&question(job), "", width));
+    push_line(&mut text, &fitted(&format!("{role} engine: {}, {verdict}.", choice.reason), "  ", width));
+    push_line(&mut text, &format!("\nFiles in {}", dir.display()));
+    let curve = match role {
+        Role::Prefill => PREFILL_CURVE,
+        Role::Decode => DECODE_CURVE,
+    };
+    push_line(&mut text, &format!("  {:<32} the curve in Dynamo's form, and its pictures", format!("{curve}/")));
+    push_line(&mut text, &format!("  {MEASUREMENTS:<32} every point with interval and sample count"));
+    push_line(&mut text, &format!("\nMeasured for {}.", duration(took.cluster_s)));
     text
 }
 

@@ -12,6 +12,9 @@ const CHECK_REQUESTS: u32 = 600;
 
 /// Why this outcome should not be deployed without a person having looked at it; `None` if nothing speaks against it.
 pub fn objection(context: &Context<'_>, outcome: &Outcome) -> Option<String> {
+    if let Some(reason) = context.scheduler.cluster().cannot_apply() {
+        return Some(reason.to_owned());
+    }
     let budget = context.spec.job.hardware.total_gpus;
     let gpus = |replicas: u32, id: CandidateId| {
         u64::from(replicas) * context.space.candidates.get(id as usize).map_or(0, |c| u64::from(c.gpus()))

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::policies::Policies;
 use super::{Context, RunError};
 use crate::domain::search_space::SearchSpace;
-use crate::domain::{CandidateId, History};
+use crate::domain::{CandidateId, History, Role};
 use crate::engine::Cluster;
 use crate::engine::predicted::PredictedCluster;
 use crate::run::forecast::Forecast;
@@ -78,7 +78,7 @@ impl Observer for Seen {
     }
 }
 
-/// Predicts a run. To be called on a paused clock.
+/// Predicts a run, or half of one (see [`super::one_role`]). To be called on a paused clock.
 ///
 /// # Errors
 /// As the run itself would fail, as far as that can be told without measuring.
@@ -87,6 +87,7 @@ pub async fn predict(
     space: &SearchSpace,
     policies: &mut Policies,
     cluster: Arc<dyn Cluster>,
+    only_role: Option<Role>,
 ) -> Result<Prediction, RunError> {
     let seen = Seen::default();
     let recorder = Recorder::new(None, &[], vec![Box::new(seen.clone())]);
@@ -94,7 +95,10 @@ pub async fn predict(
     let stop = Arc::new(AtomicBool::new(false));
     let scheduler = Scheduler::new(predicted, space.candidates.clone(), recorder.clone(), None, stop);
     let mut context = Context { spec, space, policies, scheduler: &scheduler, recorder: &recorder, artifacts: None };
-    super::measure(&mut context).await?;
+    match only_role {
+        Some(role) => super::one_role::run(&mut context, role).await.map(drop)?,
+        None => super::measure(&mut context).await.map(drop)?,
+    }
     scheduler.retain(&[]).await?;
     let records = seen.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Ok(summarise(space, &records, recorder.now_s(), scheduler.usage()))

@@ -18,6 +18,7 @@ pub mod decode_interpolation;
 pub mod decode_sweep;
 pub mod dry_run;
 pub mod generation;
+pub mod one_role;
 pub mod policies;
 pub mod prefill_interpolation;
 pub mod prefill_sweep;

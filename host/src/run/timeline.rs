@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Decision, Event, Observer, Record};
-use crate::domain::{Candidate, CandidateId, History, Role, Step};
+use crate::domain::{Candidate, CandidateId, History, KvSource, Role, Step};
 
 /// The log's file name, as in the seed document.
 pub const LOG: &str = "profile_sla.log";
@@ -67,13 +67,18 @@ impl Timeline {
                 format!("  plugin {} failed: {error}; {then}", plugin.name)
             }
             Event::Launching { candidate } => format!("  launching {}", self.name(*candidate)),
-            Event::Launched { facts } => format!(
-                "  {} answers after {:.0} s: KV cache {} tokens, at most {} running",
-                self.name(facts.candidate),
-                facts.launch_s,
-                facts.kv_tokens,
-                facts.max_running
-            ),
+            Event::Launched { facts } => {
+                let known = |s: &&KvSource| s.kv_tokens.is_some();
+                let source = facts.kv_sources.iter().find(known).map(|s| format!(" ({})", s.source));
+                format!(
+                    "  {} answers after {:.0} s: KV cache {} tokens{}, at most {} running",
+                    self.name(facts.candidate),
+                    facts.launch_s,
+                    facts.kv_tokens,
+                    source.unwrap_or_default(),
+                    facts.max_running
+                )
+            }
             Event::Measuring { .. } => return None,
             Event::Measured { measurement: m, .. } => {
                 let latency = match (m.ttft_ms, m.itl_ms) {

@@ -234,6 +234,10 @@ impl Scheduler {
             }
             Err(failure) => {
                 self.free(candidate.gpus(), since_s);
+                // An engine that is given up because the user asks to stop has not failed: resume launches it again.
+                if self.is_stopped() {
+                    return Err(Halt::Interrupted);
+                }
                 self.recorder.record(Event::Failed { phase, failure })?;
                 Ok(None)
             }

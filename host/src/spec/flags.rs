@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::engines::EngineFlags;
 use super::run_spec::DgdApi;
 use super::v1beta1::BackendChoice;
 
@@ -126,6 +127,9 @@ pub struct Flags {
     /// Probability that a simulated launch fails for good
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub fault_rate: Option<f64>,
+    /// Of real engines.
+    #[command(flatten)]
+    pub engines: EngineFlags,
 }
 
 /// `NAME=VALUE`, the form of every setting on the command line.

@@ -17,6 +17,7 @@ mod catalog;
 mod check;
 mod defaults;
 mod document;
+mod engines;
 mod error;
 mod flags;
 mod model_config;
@@ -32,6 +33,7 @@ mod v1alpha1;
 mod v1beta1;
 
 pub use catalog::{Catalog, find_gpu, find_model};
+pub use engines::{EngineFlags, EngineTemplate, EnginesSpec, LoadKind, LocalSpec, ProcessTemplate, Words};
 pub use error::{ErrorKind, Place, SpecError};
 pub use flags::{Flags, key_value};
 pub use model_config::read_model_config;

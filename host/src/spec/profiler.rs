@@ -8,6 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, Visitor};
 
+use super::engines::EnginesSpec;
 use super::run_spec::{DgdApi, PluginLimits};
 use crate::domain::{GpuSku, Model};
 
@@ -50,6 +51,8 @@ pub(super) struct Profiler {
     pub dgd_api: Option<DgdApi>,
     /// Make-up of the simulated cluster.
     pub simulation: Option<Simulation>,
+    /// How real engines are brought up and measured.
+    pub engines: Option<EnginesSpec>,
     /// Figures of a model that the catalog lacks.
     pub model: Option<Model>,
     /// Figures of a GPU that the catalog lacks.

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
 use super::document::{Entry, Node, Position, Text, Value};
+use super::engines::EnginesSpec;
 use super::error::{Place, SpecError};
 use super::profiler::{ANNOTATION, BLOCK, Plugin, Profiler};
 use super::reader::{Spelling, camel_case, join, read, read_json, snake_case};
@@ -75,6 +76,7 @@ pub(super) struct Request {
     pub seed: Option<Given<u32>>,
     pub dgd_api: Option<Given<DgdApi>>,
     pub simulation: SimulationGiven,
+    pub engines: Option<Given<EnginesSpec>>,
     pub auto_apply: Option<Given<bool>>,
     pub planner_config: Option<Given<Map<String, Json>>>,
     pub kv_router: Option<Given<bool>>,
@@ -547,6 +549,7 @@ fn ours(profiler: Option<Profiler>, view: &View<'_>, request: &mut Request) -> R
         compile_s: part("compileS", simulation.compile_s),
         warmup_s: part("warmupS", simulation.warmup_s),
     };
+    request.engines = view.given(&path("engines"), profiler.engines);
     request.model_figures = view.given(&path("model"), profiler.model);
     request.gpu_figures = view.given(&path("gpu"), profiler.gpu);
     request.min_isl = view.given(&path("minIsl"), profiler.min_isl);

@@ -4,11 +4,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::catalog::{find_gpu, find_model};
 use super::check::{MAX_GPUS, Range, gpu_problem, model_problem};
 use super::defaults::{ByVersion, Defaults};
 use super::document::Text;
+use super::engines::{EnginesSpec, LocalSpec};
 use super::error::{ErrorKind, Place, SpecError};
 use super::flags::Flags;
 use super::model_config::read_model_config;
@@ -206,6 +208,7 @@ impl Resolver<'_> {
         let plugins = self.plugins(&mut request)?;
         let seed = self.pick("profiler.seed", "--seed", self.flags.seed, request.seed.take(), self.defaults.seed).value;
         let simulation = self.simulation(&mut request)?;
+        let engines = self.engines(&mut request)?;
         let by_flag = match (self.flags.auto_apply, self.flags.no_auto_apply) {
             (true, _) => Some(true),
             (_, true) => Some(false),
@@ -224,6 +227,7 @@ impl Resolver<'_> {
             deployment,
             auto_apply,
             simulation,
+            engines,
             output_dir: output_dir.map(PathBuf::from),
         };
         self.origins.sort_by_key(|entry| rank(&entry.path));
@@ -786,6 +790,58 @@ impl Resolver<'_> {
         })
     }
 
+    /// The block as a whole, with each flag over the field of its name. Only what is given is recorded: the defaults are
+    /// those of whoever brings engines up.
+    fn engines(&mut self, request: &mut Request) -> Result<EnginesSpec, SpecError> {
+        let given = Field::choose("", None, request.engines.take());
+        let mut engines = given.as_ref().map(|field| field.value.clone()).unwrap_or_default();
+        let folder = self.source.folder();
+        for path in [&mut engines.tokenizer, &mut engines.api_key_file, &mut engines.ca_file].into_iter().flatten() {
+            if let Some(folder) = folder {
+                *path = folder.join(&*path);
+            }
+        }
+        engines.local = engines.local.map(|local| local.complete(folder)).transpose().map_err(|error| match &given {
+            Some(field) => field.blame(&error),
+            None => error,
+        })?;
+        let by_file: Map<String, Value> = as_map(&engines);
+        let flags = &self.flags.engines;
+        macro_rules! over {
+            ($($field:ident),*) => {
+                $(if flags.$field.is_some() { engines.$field.clone_from(&flags.$field); })*
+            };
+        }
+        over!(load, tokenizer, served_name, api_key_file, ca_file, kv_tokens, kv_tolerance, max_running, max_client_share);
+        engines.launch_deadline_s = flags.launch_deadline.or(engines.launch_deadline_s);
+        engines.point_deadline_s = flags.point_deadline.or(engines.point_deadline_s);
+        if let Some(argument) = &flags.local {
+            engines.local = Some(LocalSpec::named(argument)?);
+        }
+        for (key, value) in as_map(&engines) {
+            let path = format!("profiler.engines.{key}");
+            let flag = format!("--{}", kebab(key.strip_suffix('S').unwrap_or(&key)));
+            let origin = match (&given, by_file.get(&key) == Some(&value)) {
+                (Some(field), true) => field.origin.clone(),
+                _ => Origin::Flag(flag.clone()),
+            };
+            let name = if matches!(origin, Origin::Flag(_)) { flag } else { path.clone() };
+            let field = Field { value: value.as_f64(), origin: origin.clone(), name, at: None };
+            let range = match key.as_str() {
+                "launchDeadlineS" | "pointDeadlineS" | "kvTokens" | "maxRunning" | "maxClientShare" => Some(Range::Positive),
+                "kvTolerance" => Some(Range::BelowOne),
+                _ => None,
+            };
+            if let (Some(range), Some(number)) = (range, field.value)
+                && let Some(wanted) = range.problem(number)
+            {
+                return Err(field.error(format_args!("must be {wanted}, not {number}")));
+            }
+            self.record(&path, &value, origin);
+        }
+        Ok(engines)
+    }
+
     fn deployment(
         &mut self,
         request: Request,
@@ -847,6 +903,26 @@ impl Resolver<'_> {
                 .unwrap_or_default(),
         })
     }
+}
+
+/// The fields that are given.
+fn as_map(value: &impl Serialize) -> Map<String, Value> {
+    match serde_json::to_value(value) {
+        Ok(Value::Object(map)) => map,
+        _ => Map::new(),
+    }
+}
+
+/// `launchDeadline` as `launch-deadline`.
+fn kebab(camel: &str) -> String {
+    let mut kebab = String::new();
+    for c in camel.chars() {
+        if c.is_ascii_uppercase() {
+            kebab.push('-');
+        }
+        kebab.push(c.to_ascii_lowercase());
+    }
+    kebab
 }
 
 /// Place of a value in the listing: the order of a DGDR.

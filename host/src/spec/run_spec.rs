@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::engines::EnginesSpec;
 use crate::domain::{Job, search_space::Limits};
 
 /// Everything that a run needs to know, checked.
@@ -24,6 +25,8 @@ pub struct RunSpec {
     pub auto_apply: bool,
     /// The simulated cluster's make-up.
     pub simulation: SimulationSpec,
+    /// How real engines are brought up and measured.
+    pub engines: EnginesSpec,
     /// Where the results go, if the DGDR says so (`outputDir`); the command line's `--out` comes first.
     pub output_dir: Option<PathBuf>,
 }

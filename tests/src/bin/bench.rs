@@ -383,7 +383,7 @@ fn sdk_candidates(candidates: &[Candidate]) -> sdk::Candidates {
 
 fn sdk_history(history: &History) -> sdk::History {
     let mut tables = sdk::History::empty();
-    for &EngineFacts { candidate, kv_tokens, max_running, launch_s } in &history.facts {
+    for &EngineFacts { candidate, kv_tokens, max_running, launch_s, .. } in &history.facts {
         tables.facts.push(sdk::Facts { candidate, kv_tokens, max_running, launch_seconds: launch_s });
     }
     let stat = |stat: sla_profiler::domain::Stat| sdk::Stat {

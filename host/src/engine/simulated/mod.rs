@@ -179,6 +179,7 @@ impl Cluster for SimulatedCluster {
                 kv_tokens: shape.kv_tokens(),
                 max_running: shape.max_running(),
                 launch_s: fate.after_s,
+                kv_sources: Vec::new(),
             },
             log: launch::log(job, job.backend, &mapping, &shape, fate.after_s),
             _lease: lease,

@@ -1,0 +1,426 @@
+//! Whole runs on real processes of this machine: engines that come up, die, hang, and engines that run already. Nothing
+//! of them is ever left.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+#![cfg(target_os = "linux")]
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+use sla_profiler::output::exit_code;
+use sla_profiler_tests::processes::{Marked, alive};
+use sla_profiler_tests::runs::{expect, files};
+use sla_profiler_tests::{Said, said, sla_profiler};
+use tempfile::TempDir;
+
+/// KV capacity of the engines of these tests, of which the formula knows nothing.
+const KV_TOKENS: u64 = 20_000;
+
+/// The engine of `tests/src/bin/engine.rs`.
+fn engine() -> PathBuf {
+    let path = sla_profiler_tests::program().with_file_name("engine");
+    assert!(path.exists(), "{} is not built; run the tests with `cargo xtask test`", path.display());
+    path
+}
+
+/// A template that starts the engine of these tests; `more` are its flags.
+fn template(more: &str) -> Value {
+    json!({
+        "processes": [{
+            "name": "worker",
+            "command": format!(
+                "{} --port {{port}} --model {{served_name}} --kv-tokens {KV_TOKENS} --speed {{speed}} {more}",
+                engine().display()
+            ),
+        }],
+        "url": "http://127.0.0.1:{port}",
+    })
+}
+
+/// An engine that tells nobody how large it is.
+fn silent() -> Value {
+    let mut silent = template("--silent");
+    silent["metrics"] = json!([]);
+    silent
+}
+
+/// A small job on one or two engines of each role, which are started from this block of the DGDR.
+fn dgdr(local: &Value, max_gpus: u32) -> String {
+    let mut local = local.clone();
+    local["values"] = json!({ "speed": "{gpus}" });
+    local["graceS"] = json!(0.5);
+    json!({
+        "model": "Qwen/Qwen3-0.6B",
+        "hardware": { "gpuSku": "h200_sxm", "numGpusPerNode": 2, "totalGpus": 2 },
+        "workload": { "isl": 200, "osl": 20 },
+        "sla": { "ttft": 200, "itl": 30 },
+        "profiler": {
+            "maxContextLength": 600,
+            "maxNumGpusPerEngine": max_gpus,
+            "sweep": {
+                "plugin": "sweep-grid",
+                "settings": { "prefill-granularity": 3, "decode-granularity": 2, "samples": 8 },
+            },
+            // Machines that run tests are busy; whether figures are good is tested elsewhere.
+            "engines": { "maxClientShare": 100, "kvTokens": KV_TOKENS, "launchDeadlineS": 30, "pointDeadlineS": 60, "local": local },
+        },
+    })
+    .to_string()
+}
+
+struct Run {
+    dir: TempDir,
+    mark: Marked,
+    dgdr: String,
+}
+
+impl Run {
+    fn new(local: Value, max_gpus: u32) -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), mark: Marked::new(), dgdr: dgdr(&local, max_gpus) }
+    }
+
+    fn out(&self) -> PathBuf {
+        self.dir.path().join("out")
+    }
+
+    fn command(&self, flags: &[&str]) -> Command {
+        let mut command = sla_profiler(["profile", "--cluster", "local", "--config", &self.dgdr, "--out"]);
+        command.arg(self.out()).args(flags).env_remove("CUDA_VISIBLE_DEVICES");
+        self.mark.on(&mut command);
+        command
+    }
+
+    /// Runs to the end, which must be this; nothing may be left.
+    fn expect(&self, code: u8, flags: &[&str]) -> Said {
+        let said = expect(code, self.command(flags));
+        self.mark.nothing_is_left();
+        said
+    }
+
+    fn start(&self) -> Child {
+        self.command(&[]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn text(&self, name: &str) -> String {
+        std::fs::read_to_string(self.out().join(name)).unwrap_or_default()
+    }
+
+    fn events(&self, kind: &str) -> Vec<Value> {
+        let lines = self.text("journal.jsonl");
+        let events = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        events.filter_map(|record| record["event"].get(kind).cloned()).collect()
+    }
+
+    fn failures(&self) -> Vec<String> {
+        let reasons = self.events("failed").into_iter();
+        reasons.map(|event| event["failure"]["reason"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+fn signal(child: &Child, name: &str) {
+    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn a_whole_run_on_local_engines_measures_selects_and_writes_the_deployment() {
+    let run = Run::new(json!({ "any": template("") }), 2);
+    let said = run.expect(exit_code::OK, &[]);
+    assert!(said.out.contains("Not applied") && said.out.contains("needs Kubernetes"), "{}", said.out);
+
+    let result: Value = serde_json::from_str(&run.text("result.json")).unwrap();
+    assert_eq!(result["cluster"], "local");
+    let facts = run.events("launched");
+    // Both roles with one GPU and with two; the winners again for their curves, where they had to make room.
+    assert!((4..=6).contains(&facts.len()), "{} launches", facts.len());
+    for event in &facts {
+        let facts = &event["facts"];
+        assert_eq!((facts["kv_tokens"].as_u64(), facts["max_running"].as_u64()), (Some(KV_TOKENS), Some(64)));
+        let sources: Vec<&str> =
+            facts["kv_sources"].as_array().unwrap().iter().map(|s| s["source"].as_str().unwrap()).collect();
+        assert_eq!(sources, ["metrics", "log", "given"]);
+    }
+    // What the engine was seen to run, and not what was asked of it, is what its limit lets through.
+    for event in run.events("measured") {
+        let m = &event["measurement"];
+        let (asked, seen) = (m["concurrency"].as_f64().unwrap(), m["concurrency_seen"].as_f64().unwrap());
+        assert!(seen > 0.0 && seen <= asked * 1.01, "asked {asked}, seen {seen}");
+        assert!(m["kv_usage"].as_f64().unwrap() > 0.0);
+    }
+    let names: Vec<String> = files(&run.out()).into_keys().collect();
+    for name in [
+        "prefill_1gpus_tp1/launch-1/worker.log",
+        "prefill_1gpus_tp1/engine.log",
+        "decode_2gpus_tp2/load/decode_isl200_osl20_n1.json",
+        "selected_decode_interpolation/raw_data.npz",
+        "final_config.yaml",
+    ] {
+        assert!(names.iter().any(|known| known == name), "{name} is missing of {names:?}");
+    }
+    let log = run.text("decode_2gpus_tp2/engine.log");
+    assert!(log.contains("on GPUs Ok(\"0,1\")"), "{log}");
+    assert!(run.text("profile_sla.log").contains("KV cache 20000 tokens (metrics)"));
+}
+
+#[test]
+fn engines_of_one_gpu_each_run_side_by_side_on_gpus_of_their_own() {
+    let run = Run::new(json!({ "any": template("--load-ms 300"), "devices": [5, 7] }), 1);
+    run.expect(exit_code::OK, &[]);
+    let gpus = |name: &str| run.text(&format!("{name}_1gpus_tp1/engine.log")).lines().next().unwrap().to_owned();
+    let seen = [gpus("prefill"), gpus("decode")];
+    assert!(seen.iter().all(|line| line.contains("\"5\"") || line.contains("\"7\"")), "{seen:?}");
+}
+
+#[test]
+fn an_engine_that_dies_while_loading_is_a_row_with_its_last_words() {
+    let run = Run::new(json!({ "any": template(""), "decode": template("--die-loading") }), 1);
+    let said = run.expect(exit_code::NOTHING_MEASURED, &[]);
+    let failures = run.failures();
+    assert_eq!(failures.len(), 1);
+    for part in ["decode tp1: worker ended: exit code 3", "CUDA out of memory", "launch-1/worker.log"] {
+        assert!(failures[0].contains(part) && said.err.contains("CUDA out of memory"), "{part}: {failures:?}");
+    }
+}
+
+#[test]
+fn a_program_that_is_not_there_is_a_row_that_names_it() {
+    let template = json!({
+        "processes": [{ "name": "server", "command": "no-such-engine --port {port}" }], "url": "http://127.0.0.1:{port}",
+    });
+    let run = Run::new(json!({ "any": template }), 1);
+    let said = run.expect(exit_code::NOTHING_MEASURED, &[]);
+    assert!(said.err.contains("cannot run no-such-engine: No such file"), "{}", said.err);
+}
+
+#[test]
+fn an_engine_that_dies_under_load_is_a_row_and_the_run_goes_on_without_it() {
+    let run = Run::new(json!({ "any": template(""), "decode": template("--die-after 2") }), 1);
+    run.expect(exit_code::NOTHING_MEASURED, &[]);
+    let failures = run.failures();
+    assert!(failures[0].contains("exit code 9") && failures[0].contains("illegal memory access"), "{failures:?}");
+    assert!(run.events("failed")[0]["failure"]["probe"].is_null(), "the engine is lost, not the point");
+    assert!(!run.events("measured").is_empty(), "the prefill engine was measured");
+}
+
+#[test]
+fn an_engine_that_never_answers_is_given_up_at_the_deadline() {
+    let run = Run::new(json!({ "any": template("--never-ready") }), 1);
+    run.expect(exit_code::NOTHING_MEASURED, &["--launch-deadline", "1"]);
+    let failures = run.failures();
+    for part in ["within 1 s (--launch-deadline)", "answers 503: still loading"] {
+        assert!(failures[0].contains(part), "{part}: {failures:?}");
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = other.local_addr().unwrap().port();
+    let mut template = template("");
+    template["ports"] = json!({ "http": port });
+    let run = Run::new(json!({ "any": template }), 1);
+    run.expect(exit_code::NOTHING_MEASURED, &[]);
+    let failures = run.failures();
+    assert!(failures[0].contains(&format!("port {port} (http) is taken by another process")), "{failures:?}");
+}
+
+#[test]
+fn a_kv_cache_that_nobody_tells_or_two_dispute_is_a_row_with_all_values() {
+    let unknown = Run::new(json!({ "any": silent() }), 1);
+    unknown.expect(exit_code::OK, &[]);
+    assert_eq!(unknown.events("launched")[0]["facts"]["kv_sources"][2]["source"], "given");
+
+    let disputed = Run::new(json!({ "any": template("--log-factor 1.3") }), 1);
+    disputed.expect(exit_code::NOTHING_MEASURED, &[]);
+    let failures = disputed.failures();
+    for part in ["20000 tokens by the metrics and 26000 by the log, 23 % apart", "--kv-tolerance"] {
+        assert!(failures[0].contains(part), "{part}: {failures:?}");
+    }
+    let tolerated = Run::new(json!({ "any": template("--log-factor 1.3") }), 1);
+    tolerated.expect(exit_code::OK, &["--kv-tolerance", "0.3"]);
+}
+
+#[test]
+fn without_a_word_from_the_engine_the_formula_is_not_believed() {
+    let run = Run::new(json!({ "any": silent() }), 1);
+    let dgdr: Value = serde_json::from_str(&run.dgdr).unwrap();
+    let mut dgdr = dgdr;
+    dgdr["profiler"]["engines"].as_object_mut().unwrap().remove("kvTokens");
+    let run = Run { dgdr: dgdr.to_string(), ..run };
+    run.expect(exit_code::NOTHING_MEASURED, &[]);
+    let failures = run.failures();
+    assert!(failures[0].contains("nobody says how large the KV cache is"), "{failures:?}");
+}
+
+/// Deaf to SIGTERM, slow, and with a child in a session of its own.
+fn stubborn() -> Run {
+    Run::new(json!({ "any": template("--stubborn") }), 1)
+}
+
+/// Waits until it has measured something.
+fn in_the_middle(run: &Run) -> Child {
+    let child = run.start();
+    run.mark.until("a point is measured", || !run.events("measured").is_empty());
+    child
+}
+
+#[test]
+fn ctrl_c_finishes_the_measurement_ends_the_engines_and_resume_goes_on() {
+    let run = stubborn();
+    let child = in_the_middle(&run);
+    signal(&child, "-INT");
+    let said = said(child.wait_with_output().unwrap());
+    assert_eq!(said.code, i32::from(exit_code::INTERRUPTED), "{}", said.err);
+    run.mark.nothing_is_left();
+    let before = run.events("measured").len();
+    run.expect(exit_code::OK, &["--resume"]);
+    let points = |events: Vec<Value>| -> Vec<String> {
+        let point = |e: &Value| {
+            let m = &e["measurement"];
+            format!("{} {} {} {}", m["candidate"], m["isl"], m["osl"], m["concurrency"])
+        };
+        events.iter().map(point).collect()
+    };
+    let mut all = points(run.events("measured"));
+    assert!(all.len() > before);
+    all.sort();
+    let count = all.len();
+    all.dedup();
+    assert_eq!(all.len(), count, "no point was measured twice");
+}
+
+#[test]
+fn ctrl_c_while_an_engine_loads_does_not_wait_for_it_and_is_no_failure_of_it() {
+    let run = Run::new(json!({ "any": template("--load-ms 600000") }), 1);
+    let child = run.start();
+    run.mark.until("an engine loads", || alive(run.mark.name()).len() >= 3);
+    signal(&child, "-INT");
+    let said = said(child.wait_with_output().unwrap());
+    assert_eq!(said.code, i32::from(exit_code::INTERRUPTED), "{}", said.err);
+    run.mark.nothing_is_left();
+    assert_eq!(run.failures(), [String::new(); 0]);
+}
+
+#[test]
+fn a_killed_profiler_leaves_no_engine_behind_and_resume_goes_on() {
+    let run = stubborn();
+    let child = in_the_middle(&run);
+    signal(&child, "-KILL");
+    assert_eq!(said(child.wait_with_output().unwrap()).code, -1);
+    run.mark.nothing_is_left();
+    run.expect(exit_code::OK, &["--resume"]);
+}
+
+#[test]
+fn templates_that_make_no_sense_are_refused_before_anything_starts() {
+    let cases = [
+        (json!({ "template": "ollama" }), exit_code::INPUT, "there is no bundled template `ollama`"),
+        (json!({ "any": { "process": [] } }), exit_code::INPUT, "unknown field `process`"),
+        (json!({ "any": { "processes": [{ "name": "w" }], "url": "x" } }), exit_code::INPUT, "command"),
+    ];
+    for (local, code, says) in cases {
+        let run = Run::new(local, 1);
+        let said = run.expect(code, &[]);
+        assert!(said.err.contains(says), "{says}: {}", said.err);
+        assert!(!run.out().exists());
+    }
+    let run = Run::new(json!({ "any": template("{prot}") }), 1);
+    run.expect(exit_code::NOTHING_MEASURED, &[]);
+    assert!(run.failures()[0].contains("`{prot}` is none of the placeholders"), "{:?}", run.failures());
+}
+
+/// An engine that runs, as if somebody else had started it.
+struct Running {
+    child: Child,
+    url: String,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn running(mark: &Marked, model: &str, flags: &[&str]) -> Running {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut command = Command::new(engine());
+    command.args(["--port", &port.to_string(), "--model", model, "--kv-tokens", &KV_TOKENS.to_string()]).args(flags);
+    let child = mark.on(&mut command).stdout(Stdio::null()).spawn().unwrap();
+    mark.until("it listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    Running { child, url: format!("http://127.0.0.1:{port}") }
+}
+
+fn endpoint(engine: &Running, out: &Path, flags: &[&str]) -> Command {
+    let mut command = sla_profiler(["profile", "--cluster", "endpoint", "--url", &engine.url, "--out"]);
+    let job = [
+        "--gpu-sku", "h200_sxm", "--isl", "200", "--osl", "20", "--ttft", "200", "--itl", "30", "--max-context-length",
+        "600", "--kv-tokens", "20000", "--sweep", "sweep-grid", "--sweep-setting", "prefill-granularity=3",
+        "--sweep-setting", "decode-granularity=2", "--max-client-share", "100", "--sweep-setting", "samples=8", "--point-deadline", "60",
+    ];
+    command.arg(out).args(job).args(flags);
+    command
+}
+
+#[test]
+fn an_engine_that_runs_is_measured_in_both_roles_and_left_alone() {
+    let (mark, dir) = (Marked::new(), tempfile::tempdir().unwrap());
+    let engine = running(&mark, "Qwen/Qwen3-0.6B", &[]);
+    let said = expect(exit_code::OK, endpoint(&engine, dir.path(), &[]));
+    assert!(said.out.contains("Qwen/Qwen3-0.6B"), "the model is the one that the engine lists: {}", said.out);
+    assert!(dir.path().join("final_config.yaml").exists());
+    assert_eq!(alive(mark.name()).len(), 1, "it still runs");
+}
+
+#[test]
+fn an_engine_that_runs_is_measured_in_one_role() {
+    let (mark, dir) = (Marked::new(), tempfile::tempdir().unwrap());
+    let engine = running(&mark, "Qwen/Qwen3-0.6B", &[]);
+    for (role, curve, other) in [
+        ("prefill", "selected_prefill_interpolation", "selected_decode_interpolation"),
+        ("decode", "selected_decode_interpolation", "selected_prefill_interpolation"),
+    ] {
+        let out = dir.path().join(role);
+        let said = expect(exit_code::OK, endpoint(&engine, &out, &["--role", role]));
+        assert!(said.out.contains(&format!("{role} engine: ")), "{}", said.out);
+        assert!(out.join(curve).join("raw_data.npz").exists());
+        assert!(!out.join(other).exists() && !out.join("final_config.yaml").exists());
+    }
+}
+
+#[test]
+fn an_endpoint_that_is_not_there_or_not_the_right_one_is_a_clear_error() {
+    let (mark, dir) = (Marked::new(), tempfile::tempdir().unwrap());
+    let mut engine = running(&mark, "other/model", &[]);
+    let out = dir.path().join("out");
+    let said = expect(exit_code::USAGE, endpoint(&engine, &out, &[]));
+    assert!(said.err.contains("other/model"), "a model that the catalog does not know: {}", said.err);
+    // The name is the engine's own business: what counts is whose figures are used.
+    expect(exit_code::OK, endpoint(&engine, &out, &["--model", "Qwen/Qwen3-0.6B", "--role", "prefill"]));
+
+    engine.child.kill().unwrap();
+    engine.child.wait().unwrap();
+    let said = expect(exit_code::CLUSTER, endpoint(&engine, &dir.path().join("gone"), &[]));
+    assert!(said.err.contains("could not connect") && said.err.contains("--url"), "{}", said.err);
+
+    let cases: [(&[&str], &str); 3] = [
+        (&["--cluster", "endpoint"], "needs --url"),
+        (&["--url", "http://localhost:1"], "--cluster endpoint"),
+        (&["--cluster", "endpoint", "--url", "http://localhost:1", "--tp", "3", "--ep", "2"], "does not divide"),
+    ];
+    for (flags, says) in cases {
+        let mut words = vec!["profile", "--model", "Qwen/Qwen3-0.6B", "--gpu-sku", "h200_sxm", "--dry-run"];
+        words.extend(flags);
+        let said = expect(exit_code::USAGE, sla_profiler(words));
+        assert!(said.err.contains(says), "{says}: {}", said.err);
+    }
+}
+
+#[test]
+fn a_dry_run_of_real_engines_starts_and_needs_nothing() {
+    let run = Run::new(json!({ "any": template("--die-loading") }), 2);
+    let said = run.expect(exit_code::OK, &["--dry-run"]);
+    assert!(said.out.contains("prefill tp1") && said.out.contains("decode tp2"), "{}", said.out);
+    assert!(!run.out().exists());
+}
