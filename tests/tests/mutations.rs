@@ -5,11 +5,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure is the message")]
 
-use std::sync::OnceLock;
+use std::cell::Cell;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, RngSeed, TestRunner};
-use sla_profiler::plugin::api::{Kind, SweepStrategy as _};
+use sla_profiler::plugin::api::Kind;
 use sla_profiler::plugin::{HostOptions, Limits, PluginHost};
 use sla_profiler::spec::{PluginChoice, PluginSource};
 use sla_profiler_tests::{fixtures, guests};
@@ -71,38 +71,38 @@ fn damage() -> impl Strategy<Value = Damage> {
 
 #[test]
 fn a_damaged_component_is_refused_or_loads_and_nothing_else() {
-    static SEEDS: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
-    let seeds = SEEDS.get_or_init(|| {
-        vec![guests::sweep("done"), guests::sweep("log-flood"), guests::ranks(&[(0, 1, "1")], &[(1, 1, "1")])]
-    });
+    let seeds = [guests::sweep("done"), guests::sweep("log-flood"), guests::ranks(&[(0, 1, "1")], &[(1, 1, "1")])];
     let host = host();
-    let (mut refused, mut loaded) = (0, 0);
+    let (refused, loaded) = (Cell::new(0), Cell::new(0));
     let cases = (0..seeds.len(), prop::collection::vec(damage(), 1..4));
     let outcome = runner(3_000).run(&cases, |(seed, damages)| {
         let mut wasm = seeds[seed].clone();
         damages.iter().for_each(|damage| damage.apply(&mut wasm));
         match host.inspect_bytes("damaged", &wasm) {
-            Ok(_) => loaded += 1,
+            Ok(_) => loaded.set(loaded.get() + 1),
             Err(error) => {
                 prop_assert!(error.is_load(), "{error}");
                 prop_assert!(!error.to_string().contains("panicked"), "{error}");
-                refused += 1;
+                refused.set(refused.get() + 1);
             }
         }
         Ok(())
     });
     outcome.unwrap();
+    let (refused, loaded) = (refused.get(), loaded.get());
     assert!(refused > 1_000 && loaded > 10, "{refused} refused, {loaded} loaded: the damage is of one kind only");
 }
 
 /// Words as a guest's answer might hold them: mostly small, since large ones are refused for their size alone.
-fn words() -> impl Strategy<Value = Vec<u32>> {
+///
+/// `start` is what they begin with: nothing, or the right words for one of the two steps.
+fn words(start: &'static [&'static [u32]]) -> impl Strategy<Value = Vec<u32>> {
     let word = prop_oneof![
         6 => 0_u32..4,
         3 => prop::sample::select(vec![8192_u32, 8196, 16384, 65_535, 65_536, u32::MAX, 0x7ff0_0000, 0x3fa9_9999]),
         2 => any::<u32>(),
     ];
-    prop::collection::vec(word, 64)
+    (prop::sample::select(start), prop::collection::vec(word, 64)).prop_map(|(start, words)| [start, &words].concat())
 }
 
 #[test]
@@ -110,8 +110,10 @@ fn arbitrary_bytes_for_an_answer_are_an_answer_or_an_error() {
     let host = host();
     let folder = tempfile::tempdir().unwrap();
     let (job, candidates, history) = (fixtures::job(), fixtures::candidates(), fixtures::history());
-    let (mut answers, mut errors) = (0, 0);
-    let outcome = runner(400).run(&(words(), words()), |(head, tail)| {
+    let (answers, errors) = (Cell::new(0), Cell::new(0));
+    // Success; points or words; their place and number.
+    let starts: &'static [&'static [u32]] = &[&[], &[0, 0, 8192, 2], &[0, 1, 8192, 3]];
+    let outcome = runner(400).run(&(words(starts), words(&[&[]])), |(head, tail)| {
         let data = |words: &[u32]| words.iter().map(|word| format!(" {word}")).collect::<String>();
         let body = format!(
             "(data (i32.const 4096) (i32{}))\n(data (i32.const 8192) (i32{}))\n(func (export \
@@ -123,14 +125,15 @@ fn arbitrary_bytes_for_an_answer_are_an_answer_or_an_error() {
         std::fs::write(&file, guests::component(Kind::SweepStrategy, &body)).unwrap();
         let strategy = host.sweep(&PluginChoice::new(PluginSource::File(file))).unwrap();
         match strategy.next(&job, &sla_profiler::domain::Goal::Decode, &candidates, &history) {
-            Ok(_) => answers += 1,
+            Ok(_) => answers.set(answers.get() + 1),
             Err(error) => {
                 prop_assert!(!error.is_load(), "{error}");
-                errors += 1;
+                errors.set(errors.get() + 1);
             }
         }
         Ok(())
     });
     outcome.unwrap();
+    let (answers, errors) = (answers.get(), errors.get());
     assert!(answers > 10 && errors > 10, "{answers} answers, {errors} errors: the bytes are of one kind only");
 }
