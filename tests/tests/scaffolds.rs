@@ -78,7 +78,8 @@ fn broken(language: &str, file: &str, old: &str, new: &str) -> String {
 fn an_exception_or_panic_of_a_new_project_comes_with_its_message_and_place() {
     let javascript = broken("javascript", "plugin.js", "const rank =", "job.nothing.at.all;\n  const rank =");
     assert!(javascript.contains("select: TypeError"), "{javascript}");
-    let rust = broken("rust", "src/lib.rs", "let rank =", "let none: Option<u32> = None; none.unwrap();\n        let rank =");
+    let rust =
+        broken("rust", "src/lib.rs", "let rank =", "let none: Option<u32> = None; none.unwrap();\n        let rank =");
     assert!(rust.contains("src/lib.rs:") && rust.contains("`Option::unwrap()` on a `None` value"), "{rust}");
     let c = broken("c", "plugin.c", "memset(ret, 0, sizeof *ret);\n  rank(", "fail(\"I give up\");\n  rank(");
     assert!(c.contains("I give up"), "{c}");

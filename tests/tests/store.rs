@@ -85,7 +85,8 @@ fn an_added_plugin_is_known_by_its_name_until_it_is_removed() {
 
     let listed = user.json(&["plugin", "list"]);
     assert_eq!(&listed["added"][0], entry);
-    fs::write(user.path("job.yaml"), format!("{}\n  profiler:\n    selection: {{ plugin: {name} }}\n", dgdr())).unwrap();
+    fs::write(user.path("job.yaml"), format!("{}\n  profiler:\n    selection: {{ plugin: {name} }}\n", dgdr()))
+        .unwrap();
     let pins = user.json(&["plugin", "lock", "-f", "job.yaml"])["pins"].clone();
     assert_eq!(pins[0]["sha256"], entry["sha256"], "a job file names it, too");
     let tested = user.call(&["plugin", "test", &name]);
@@ -118,7 +119,9 @@ fn what_a_run_would_refuse_is_not_kept() {
     let user = User::new();
     fs::write(user.path("core.wasm"), guests::core_module("done")).unwrap();
     fs::write(user.path("loop.wasm"), guests::sweep("describe-loop")).unwrap();
-    for (file, words) in [("core.wasm", "core WebAssembly module"), ("loop.wasm", "describe"), ("none.wasm", "none.wasm")] {
+    for (file, words) in
+        [("core.wasm", "core WebAssembly module"), ("loop.wasm", "describe"), ("none.wasm", "none.wasm")]
+    {
         let said = user.call(&["plugin", "add", file]);
         assert_eq!(said.code, 4, "{file}: {}", said.err);
         assert!(said.err.contains(words), "{file}: {}", said.err);
@@ -377,12 +380,15 @@ fn a_plugin_comes_from_an_https_server_through_redirections_with_its_signature()
         "/large" => ("200 OK".to_owned(), vec![0; 33 << 20]),
         _ => ("404 Not Found".to_owned(), b"no".to_vec()),
     });
-    let added = user.json(&["plugin", "add", &server.url("/latest"), "--ca-file", server.ca(), "--trusted-key", &signer.key()]);
+    let added =
+        user.json(&["plugin", "add", &server.url("/latest"), "--ca-file", server.ca(), "--trusted-key", &signer.key()]);
     assert_eq!(added["added"]["source"], server.url("/latest"));
     assert_eq!(added["added"]["signed_by"], signer.key());
     assert_eq!(fs::read(user.stored()).unwrap(), fs::read(user.path("policy.wasm")).unwrap());
 
-    for (path, words) in [("/none", "404"), ("/down", "redirects to"), ("/round", "redirects to"), ("/large", "longer than")] {
+    for (path, words) in
+        [("/none", "404"), ("/down", "redirects to"), ("/round", "redirects to"), ("/large", "longer than")]
+    {
         let said = user.call(&["plugin", "add", &server.url(path), "--ca-file", server.ca()]);
         assert_eq!(said.code, 4, "{path}: {}", said.err);
         assert!(said.err.contains(words), "{path}: {}", said.err);

@@ -51,7 +51,9 @@ fn host() -> PluginHost {
 fn of(kind: Kind) -> (&'static str, &'static str, &'static str, String) {
     let (interface, package, world, function) = match kind {
         Kind::SweepStrategy => ("sla-profiler:sweep/strategy", "sla-profiler-sweep", "sweep-strategy", "next"),
-        Kind::SelectionPolicy => ("sla-profiler:selection/policy", "sla-profiler-selection", "selection-policy", "select"),
+        Kind::SelectionPolicy => {
+            ("sla-profiler:selection/policy", "sla-profiler-selection", "selection-policy", "select")
+        }
         Kind::PlannerModel => ("sla-profiler:planner/model", "sla-profiler-planner", "planner-model", "plan"),
     };
     let body = format!("(func (export \"{interface}@0.1.0#{function}\") (param i32) (result i32) (unreachable))");
@@ -69,7 +71,8 @@ fn a_plugin_built_against_any_released_contract_loads() {
             if name != package {
                 continue;
             }
-            let contract = Contract::default().replacing(&format!("{interface}@0.1.0"), &format!("{interface}@{version}"));
+            let contract =
+                Contract::default().replacing(&format!("{interface}@0.1.0"), &format!("{interface}@{version}"));
             let inspection = host().inspect_bytes(&folder, &contract.component(world, &body)).unwrap();
             assert_eq!((inspection.identity.kind, inspection.contract_version.as_str()), (kind, version));
             loaded += 1;

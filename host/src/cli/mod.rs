@@ -116,7 +116,7 @@ fn run(command: Command, session: &Session) -> Result<u8, AppError> {
         }
         Command::Plugin(command) => {
             let mut text = Vec::new();
-            let code = command.run(&mut text, printer.is_json())?;
+            let code = command.run(&|line| printer.note(line), &mut text, printer.is_json())?;
             printer.answer(&text).map(|()| code)
         }
     }

@@ -607,7 +607,8 @@ mod tests {
     fn unknown_names_and_settings_suggest_the_near_one() {
         let setting = LoadProblem::UnknownSetting { name: "max-round".into(), known: vec!["max-rounds".into()] };
         assert_eq!(setting.hint().as_deref(), Some("did you mean `max-rounds`?"));
-        let name = LoadProblem::UnknownName { name: "sweep-grids".into(), known: vec!["sweep-grid", "planner-sla"] };
+        let known = vec!["sweep-grid".into(), "planner-sla".into()];
+        let name = LoadProblem::UnknownName { name: "sweep-grids".into(), known };
         assert_eq!(name.hint().as_deref(), Some("did you mean `sweep-grid`?"));
     }
 }

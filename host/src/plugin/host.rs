@@ -329,9 +329,8 @@ impl PluginHost {
 
     /// The added plugin of that name.
     fn added(&self, kind: Kind, name: &str) -> Result<Entry, PluginError> {
-        let failed = |problem: LoadProblem| {
-            PluginError::new(Subject::new(Some(kind), Origin::Added(name.to_owned())), problem)
-        };
+        let failed =
+            |problem: LoadProblem| PluginError::new(Subject::new(Some(kind), Origin::Added(name.to_owned())), problem);
         let entries = self.store.as_ref().map_or_else(|| Ok(Vec::new()), Store::entries);
         let entries = entries.map_err(|error| failed(error.into()))?;
         if let Some(entry) = entries.iter().find(|entry| entry.name == name) {

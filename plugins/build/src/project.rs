@@ -167,8 +167,7 @@ impl Project {
             format!("`language` is `{language}`, but must be one of {known}")
         })?;
         let is_rust = language == Language::Rust;
-        let sources: Vec<String> =
-            sources.unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+        let sources: Vec<String> = sources.unwrap_or_default().split_whitespace().map(str::to_owned).collect();
         if sources.is_empty() && !is_rust {
             return Err("`sources` is missing: the files to build, with spaces between them".to_owned());
         }

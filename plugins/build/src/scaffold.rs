@@ -172,14 +172,20 @@ mod tests {
                 let files = Scaffold { name: "cheap-first", kind, language }.write(&folder).unwrap();
                 let project = Project::open(&folder).unwrap();
                 assert_eq!((project.name.as_str(), project.language), ("cheap-first", language));
-                for file in project.sources.iter().map(String::as_str).chain(["cases.yaml", "wit/world.wit", ".gitignore"])
+                for file in
+                    project.sources.iter().map(String::as_str).chain(["cases.yaml", "wit/world.wit", ".gitignore"])
                 {
                     assert!(files.iter().any(|written| written == file), "{file} is not among {files:?}");
                 }
                 for file in files.iter().filter(|file| !file.ends_with(".o")) {
                     let text = fs::read_to_string(folder.join(file)).unwrap();
-                    let left = ["my-plugin", "MyPlugin", "KIND", "NOTES", "FLAG"].iter().find(|word| text.contains(**word));
-                    assert_eq!(left.filter(|_| !file.starts_with("vendor/") && !file.starts_with("wit/")), None, "{file}");
+                    let left =
+                        ["my-plugin", "MyPlugin", "KIND", "NOTES", "FLAG"].iter().find(|word| text.contains(**word));
+                    assert_eq!(
+                        left.filter(|_| !file.starts_with("vendor/") && !file.starts_with("wit/")),
+                        None,
+                        "{file}"
+                    );
                     assert!(!text.is_empty(), "{file}");
                 }
             }

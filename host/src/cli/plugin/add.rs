@@ -70,7 +70,8 @@ impl Args {
                     None => location.with_suffix(signature::SUFFIX),
                 };
                 let found = runtime.block_on(place.fetch(&client, signature::MAX_BYTES));
-                let text = found.map_err(|error| signed(&location, SignatureError::Missing { reason: error.to_string() }))?;
+                let text =
+                    found.map_err(|error| signed(&location, SignatureError::Missing { reason: error.to_string() }))?;
                 let text = String::from_utf8_lossy(&text);
                 let key = keys.verify(&wasm, &text, &place.to_string()).map_err(|error| signed(&location, error))?;
                 Some(key.to_owned())
@@ -160,7 +161,9 @@ fn write_added(out: &mut dyn Write, entry: &Entry, replaced: Option<&Entry>) -> 
     }
     let asks_for_files = entry.imports.iter().any(|import| import.starts_with("sla-profiler:base/files"));
     match (asks_for_files, entry.grants.is_empty()) {
-        (true, true) => writeln!(out, "It reads files: grant it folders in the job, or add it again with --grant NAME=DIR")?,
+        (true, true) => {
+            writeln!(out, "It reads files: grant it folders in the job, or add it again with --grant NAME=DIR")?
+        }
         (false, false) => writeln!(out, "It does not ask to read files; its grants are of no use")?,
         _ => {}
     }
@@ -177,7 +180,9 @@ const fn flag(kind: Kind) -> &'static str {
 
 /// What a missing file of keys is called, for the error's hint.
 pub(super) fn keys_file() -> String {
-    signature::default_keys_file().as_deref().map_or_else(|| "trusted-keys".to_owned(), |path: &Path| path.display().to_string())
+    signature::default_keys_file()
+        .as_deref()
+        .map_or_else(|| "trusted-keys".to_owned(), |path: &Path| path.display().to_string())
 }
 
 /// What to do about a source that cannot be had.

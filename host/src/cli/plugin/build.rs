@@ -35,7 +35,13 @@ struct Output<'a> {
 }
 
 impl Args {
-    pub(super) fn run(self, cache: Option<&Path>, out: &mut dyn Write, json: bool) -> Result<(), PluginCommandError> {
+    pub(super) fn run(
+        self,
+        cache: Option<&Path>,
+        note: &dyn Fn(&str),
+        out: &mut dyn Write,
+        json: bool,
+    ) -> Result<(), PluginCommandError> {
         let project = Project::open(&self.dir)?;
         let out_dir = self.out_dir.unwrap_or_else(|| self.dir.join("build"));
         // Tools run in folders of their own.
@@ -45,14 +51,18 @@ impl Args {
         // cargo's own variable, so that projects can share what they have in common.
         let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.dir.join("target"), PathBuf::from);
         let build_dir = std::path::absolute(target)?.join("plugin");
-        let report = |line: &str| tracing::warn!("{line}");
-        let place = Place { cache: &tools, out_dir: &out_dir, build_dir: &build_dir, locked: false, report: &report };
+        let place = Place { cache: &tools, out_dir: &out_dir, build_dir: &build_dir, locked: false, report: note };
         let Component { name, path, bytes, sha256, .. } = &project.build(place)?;
         if json {
             let schema_version = SCHEMA_VERSION;
             write_json(out, &Output { schema_version, name, path, file_bytes: *bytes, sha256 })?;
         } else {
-            writeln!(out, "{}\n{} B, sha256 {sha256}", path.display(), crate::render::number::grouped(*bytes as f64, 0))?;
+            writeln!(
+                out,
+                "{}\n{} B, sha256 {sha256}",
+                path.display(),
+                crate::render::number::grouped(*bytes as f64, 0)
+            )?;
         }
         Ok(())
     }

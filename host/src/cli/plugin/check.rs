@@ -51,7 +51,11 @@ impl Args {
             write_json(out, &Output { schema_version, conforms, plugin: &plugin, conformance: &report })?;
         } else {
             let identity = &plugin.identity;
-            writeln!(out, "✓ loads: {} {}, {kind}, contract {}", identity.name, identity.version, plugin.contract_version)?;
+            writeln!(
+                out,
+                "✓ loads: {} {}, {kind}, contract {}",
+                identity.name, identity.version, plugin.contract_version
+            )?;
             let asked: Vec<&str> = plugin
                 .imports
                 .iter()

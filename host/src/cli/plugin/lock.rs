@@ -67,7 +67,8 @@ impl Args {
         match open.as_slice() {
             [] => {}
             [first, ..] if self.check => {
-                let reason = format!("{}: the {} is not pinned to sha256 {}", self.file.display(), first.role, first.sha256);
+                let reason =
+                    format!("{}: the {} is not pinned to sha256 {}", self.file.display(), first.role, first.sha256);
                 return Err(PluginCommandError::Unpinned(reason));
             }
             open => self.write(&plugins, open)?,
@@ -94,7 +95,8 @@ impl Args {
             let reason = format!("{} has a form that is not edited here", self.file.display());
             PluginCommandError::Unpinned(format!("{reason}; write {}", lines.join(", and ")))
         };
-        let pinned = pins.iter().try_fold(text, |text, pin| insert(&text, pin.role, &pin.sha256)).ok_or_else(by_hand)?;
+        let pinned =
+            pins.iter().try_fold(text, |text, pin| insert(&text, pin.role, &pin.sha256)).ok_or_else(by_hand)?;
         let mut wanted = before.clone();
         for pin in pins {
             let choice = match pin.role {
@@ -165,7 +167,8 @@ fn starts(lines: &[String], at: usize, key: &str) -> bool {
 fn block(lines: &[String], range: std::ops::Range<usize>, key: &str) -> Option<std::ops::Range<usize>> {
     let head = range.clone().find(|at| starts(lines, *at, key))?;
     let depth = indent(lines.get(head)?);
-    let is_within = |line: &String| line.trim().is_empty() || line.trim_start().starts_with('#') || indent(line) > depth;
+    let is_within =
+        |line: &String| line.trim().is_empty() || line.trim_start().starts_with('#') || indent(line) > depth;
     let below = (head + 1..range.end).take_while(|at| lines.get(*at).is_some_and(is_within)).count();
     Some(head + 1..head + 1 + below)
 }
@@ -199,12 +202,17 @@ mod tests {
     #[test]
     fn a_flow_mapping_gets_its_pin_within_the_braces() {
         let text = "profiler:\n  planner: { plugin: x.wasm }\n";
-        assert_eq!(insert(text, "planner", NEW).unwrap(), format!("profiler:\n  planner: {{ sha256: {NEW}, plugin: x.wasm }}\n"));
+        assert_eq!(
+            insert(text, "planner", NEW).unwrap(),
+            format!("profiler:\n  planner: {{ sha256: {NEW}, plugin: x.wasm }}\n")
+        );
     }
 
     #[test]
     fn what_is_not_there_is_not_made_up() {
-        for text in ["", "profiler:\n", "profiler:\n  sweep:\n    settings: {}\n", "other:\n  sweep:\n    plugin: a.wasm\n"] {
+        for text in
+            ["", "profiler:\n", "profiler:\n  sweep:\n    settings: {}\n", "other:\n  sweep:\n    plugin: a.wasm\n"]
+        {
             assert_eq!(insert(text, "sweep", NEW), None, "{text:?}");
         }
     }

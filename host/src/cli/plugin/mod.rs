@@ -156,12 +156,16 @@ fn store_dir(options: &HostOptions) -> Result<PathBuf, PluginCommandError> {
 }
 
 impl PluginCommand {
-    /// Does it; tables for people, or JSON. Says with which code to exit.
+    /// Does it; tables for people, or JSON. Says with which code to exit. `note` is told about steps that take a while.
     ///
     /// # Errors
     /// See [`PluginCommandError`].
-    pub fn run(self, out: &mut dyn Write, json: bool) -> Result<u8, PluginCommandError> {
-        self.run_with(HostOptions::default(), out, json)
+    pub fn run(self, note: &dyn Fn(&str), out: &mut dyn Write, json: bool) -> Result<u8, PluginCommandError> {
+        let options = HostOptions::default();
+        match self {
+            Self::Build(args) => args.run(options.cache.as_deref(), note, out, json).map(|()| exit_code::OK),
+            other => other.run_with(options, out, json),
+        }
     }
 
     /// The same with other limits or another cache.
@@ -172,7 +176,7 @@ impl PluginCommand {
         let host = || PluginHost::new(options.clone());
         match self {
             Self::New(args) => args.run(out, json)?,
-            Self::Build(args) => args.run(options.cache.as_deref(), out, json)?,
+            Self::Build(args) => args.run(options.cache.as_deref(), &|_| {}, out, json)?,
             Self::Check(args) => return args.run(&host()?, &options.limits, out, json),
             Self::Add(args) => args.run(&options, out, json)?,
             Self::Remove(args) => args.run(&options, out, json)?,

@@ -25,6 +25,9 @@ pub struct Args {
     /// Setting that every case is run with
     #[arg(long = "setting", value_name = "NAME=VALUE", value_parser = key_value)]
     pub settings: Vec<(String, String)>,
+    /// Folder that it may read, by the name under which it asks for it
+    #[arg(long = "grant", value_name = "NAME=DIR", value_parser = key_value)]
+    pub grants: Vec<(String, String)>,
 }
 
 #[derive(Serialize)]
@@ -66,7 +69,8 @@ impl Args {
         out: &mut dyn Write,
         json: bool,
     ) -> Result<u8, PluginCommandError> {
-        let (kind, choice) = find(host, &self.plugin, &self.settings)?;
+        let (kind, mut choice) = find(host, &self.plugin, &self.settings)?;
+        choice.grants.extend(self.grants.iter().map(|(name, folder)| (name.clone(), PathBuf::from(folder))));
         let report = conformance::run(host, limits, kind, &choice)?;
         let cases = match &self.cases {
             Some(path) => conformance::author::run(host, kind, &choice, path)?,

@@ -73,9 +73,9 @@ impl FetchError {
     /// What to do about it, where that can be said.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Scheme { scheme } if scheme == "oci" => {
-                Some("pull it with `oras pull` or `wkg oci pull`, and add the file; --sha256 keeps it to the digest of its layer")
-            }
+            Self::Scheme { scheme } if scheme == "oci" => Some(
+                "pull it with `oras pull` or `wkg oci pull`, and add the file; --sha256 keeps it to the digest of its layer",
+            ),
             Self::Scheme { .. } => Some("give a path, or a URL that begins with https://"),
             _ => None,
         }

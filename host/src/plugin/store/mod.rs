@@ -163,7 +163,10 @@ impl Store {
         let wrong = |reason: String| StoreError::LockFile { path: path.clone(), reason };
         let file: LockFile = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
         if file.schema_version != SCHEMA_VERSION {
-            return Err(wrong(format!("its form has version {}, this program knows {SCHEMA_VERSION}", file.schema_version)));
+            return Err(wrong(format!(
+                "its form has version {}, this program knows {SCHEMA_VERSION}",
+                file.schema_version
+            )));
         }
         // A digest names a file: nothing else may lead out of the folder.
         let is_digest = |hex: &str| hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -222,7 +225,8 @@ impl Store {
     /// Writes the lock file, then removes the files that it does not name.
     fn commit(&self, plugins: Vec<Entry>) -> Result<(), StoreError> {
         let file = LockFile { schema_version: SCHEMA_VERSION, plugins };
-        let wrong = |error: serde_json::Error| StoreError::LockFile { path: self.lock_path(), reason: error.to_string() };
+        let wrong =
+            |error: serde_json::Error| StoreError::LockFile { path: self.lock_path(), reason: error.to_string() };
         let mut text = serde_json::to_vec_pretty(&file).map_err(wrong)?;
         text.push(b'\n');
         self.write(LOCK_FILE, &text)?;
