@@ -40,7 +40,10 @@ pub fn sla_profiler<I: IntoIterator<Item = S>, S: AsRef<std::ffi::OsStr>>(args: 
         .env("NO_COLOR", "1")
         .env("COLUMNS", "120")
         .env("CI", "true")
-        .env("XDG_CACHE_HOME", cache());
+        .env("XDG_CACHE_HOME", cache())
+        // Nothing that whoever runs the tests has added or trusts.
+        .env("XDG_DATA_HOME", cache().join("data"))
+        .env("XDG_CONFIG_HOME", cache().join("config"));
     command
 }
 

@@ -19,7 +19,7 @@ fn every_bundled_plugin_fits_its_world_and_says_who_it_is() {
     for (plugin, file) in listed.iter().zip(bundled::all()) {
         assert_eq!(plugin.identity.name, file.name, "the name that the user gives is the plugin's own");
         assert!(plugin.identity.bundled && !plugin.summary.is_empty());
-        let source = PluginSource::Bundled(file.name.to_owned());
+        let source = PluginSource::Named(file.name.to_owned());
         let settings = plugin.settings.iter().map(|s| (s.name.clone(), s.default.clone())).collect();
         let choice = PluginChoice { settings, ..PluginChoice::new(source) };
         host.load(plugin.identity.kind, &choice).unwrap_or_else(|error| panic!("{error}"));

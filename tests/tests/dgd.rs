@@ -60,7 +60,7 @@ fn model(moe: bool) -> Model {
 }
 
 fn spec(backend: Backend, api: DgdApi, moe: bool) -> RunSpec {
-    let plugin = |name: &str| PluginChoice::new(PluginSource::Bundled(name.to_owned()));
+    let plugin = |name: &str| PluginChoice::new(PluginSource::Named(name.to_owned()));
     RunSpec {
         engines: EnginesSpec::default(),
         output_dir: None,

@@ -161,7 +161,7 @@ fn a_job_file_says_limits_pin_and_grants_of_a_plugin() {
 
     let flags = Flags { selection: Some("select-cost".into()), ..Flags::default() };
     let resolved = spec::load(&source, &flags).unwrap();
-    let other = PluginChoice::new(PluginSource::Bundled("select-cost".into()));
+    let other = PluginChoice::new(PluginSource::Named("select-cost".into()));
     assert_eq!(resolved.spec.plugins.selection, other, "another plugin gets nothing of it");
     let warning =
         "the settings, limits, sha256, grants in `profiler.selection` are left aside: they are not of select-cost";

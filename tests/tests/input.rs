@@ -111,7 +111,7 @@ fn the_seed_example_asks_what_the_seed_document_asks() {
     assert_eq!((spec.job.workload.isl, spec.job.workload.osl), (3000, 150));
     assert_eq!((spec.job.sla.ttft_ms, spec.job.sla.itl_ms), (Some(200.0), Some(20.0)));
     assert!(spec.auto_apply);
-    assert_eq!(spec.plugins.sweep.source, PluginSource::Bundled("sweep-grid".into()));
+    assert_eq!(spec.plugins.sweep.source, PluginSource::Named("sweep-grid".into()));
 }
 
 #[test]

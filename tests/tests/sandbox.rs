@@ -520,7 +520,7 @@ fn settings_that_the_plugin_does_not_have_are_refused_at_load() {
 
 #[test]
 fn a_name_that_is_not_bundled_says_what_to_do() {
-    let choice = PluginChoice::new(PluginSource::Bundled("sweep-nothing".into()));
+    let choice = PluginChoice::new(PluginSource::Named("sweep-nothing".into()));
     let Err(error) = Bench::new().host.load(Kind::SweepStrategy, &choice) else { panic!("no such plugin") };
     assert!(error.is_load());
     assert!(matches!(load_problem(&error), LoadProblem::BundledMissing | LoadProblem::UnknownName { .. }), "{error}");

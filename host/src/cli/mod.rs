@@ -68,7 +68,7 @@ enum Command {
     /// Look at the job that a DGDR and flags make, or at the schemas of files
     #[command(subcommand)]
     Config(config::ConfigCommand),
-    /// Look at plugins
+    /// Make, check and keep plugins
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
 }
@@ -130,7 +130,7 @@ fn run(command: Command, session: &Session) -> Result<u8, AppError> {
         }
         Command::Plugin(command) => {
             let mut text = Vec::new();
-            let code = command.run(&mut text, printer.is_json())?;
+            let code = command.run(&|line| printer.note(line), &mut text, printer.is_json())?;
             printer.answer(&text).map(|()| code)
         }
     }

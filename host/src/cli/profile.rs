@@ -303,7 +303,7 @@ fn recorded_choices(plugins: &Plugins) -> Vec<RecordedChoice> {
     let recorded = |kind, choice: &PluginChoice| RecordedChoice {
         kind,
         plugin: match &choice.source {
-            PluginSource::Bundled(name) => name.clone(),
+            PluginSource::Named(name) => name.clone(),
             PluginSource::File(path) => path.display().to_string(),
         },
         settings: choice.settings.clone(),

@@ -137,7 +137,7 @@ pub fn run(
         let mut settings = choice.settings.clone();
         settings.retain(|(name, _)| !case.settings.contains_key(name));
         settings.extend(case.settings.iter().map(|(name, value)| (name.clone(), value.clone())));
-        let choice = PluginChoice { settings, ..PluginChoice::new(choice.source.clone()) };
+        let choice = PluginChoice { settings, ..choice.clone() };
         let result = match kind {
             Kind::SelectionPolicy => selection(host, &choice, &world, &case.expect)?,
             Kind::SweepStrategy => sweep(host, &choice, &world, &case.expect)?,

@@ -183,7 +183,7 @@ pub fn run(host: &PluginHost, limits: &Limits, kind: Kind, choice: &PluginChoice
         let mut settings = choice.settings.clone();
         settings.retain(|(known, _)| known != name);
         settings.push((name.to_owned(), value.to_owned()));
-        PluginChoice { settings, ..PluginChoice::new(choice.source.clone()) }
+        PluginChoice { settings, ..choice.clone() }
     };
     let unknown = "no-such-setting-of-any-plugin";
     let refused = match host.load(kind, &with(unknown, "1")) {

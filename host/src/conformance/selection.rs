@@ -3,18 +3,24 @@
 use super::world::{World, large};
 use super::{BOUNDED, Checker, EMPTY, FUEL_SHARE, IDS, KEEPS_CONTRACT, LARGE, ROWS, SAME_TWICE};
 use crate::domain::{CandidateId, Choice, History, Role, Selection};
-use crate::plugin::Limits;
 use crate::plugin::api::SelectionPolicy;
+use crate::plugin::{CallProblem, Limits, PluginError, Problem, Returned};
 
 const RANKS: &str = "each role that was measured has a winner, and the winner was measured";
+const ANSWERS: &str = "it answers most jobs; one that it has no answer for, it declines as `unsupported`";
 const ONLY_ONE: &str = "a candidate that is alone in its role wins";
 
 pub(super) fn check(checker: &mut Checker, worlds: &[World], policy: &dyn SelectionPolicy, limits: &Limits) {
+    let mut declined = 0;
     for world in worlds {
         if checker.given_up() {
             return;
         }
         let case = &world.name;
+        if is_declined(&policy.select(&world.job, &world.candidates, &world.history)) {
+            declined += 1;
+            continue;
+        }
         let ask = |checker: &mut Checker, world: &World, history: &History| {
             checker.value(policy.select(&world.job, &world.candidates, history))
         };
@@ -63,6 +69,8 @@ pub(super) fn check(checker: &mut Checker, worlds: &[World], policy: &dyn Select
             checker.check(EMPTY, &format!("{case}, {what}"), result);
         }
     }
+    let most = if declined * 2 <= worlds.len() { Ok(()) } else { Err(format!("it declines {declined}")) };
+    checker.check(ANSWERS, &format!("{} clusters", worlds.len()), most);
     for count in LARGE {
         let case = format!("{count} candidates");
         let result = large(count).map_err(|error| error.to_string()).and_then(|world| {
@@ -75,6 +83,12 @@ pub(super) fn check(checker: &mut Checker, worlds: &[World], policy: &dyn Select
         });
         checker.check(BOUNDED, &case, result);
     }
+}
+
+/// A policy may know no end-to-end target, say. To say so is honest; to ignore the target would not be.
+fn is_declined<T>(called: &Result<T, PluginError>) -> bool {
+    let problem = called.as_ref().err().map(PluginError::problem);
+    matches!(problem, Some(Problem::Call { problem: CallProblem::Returned(Returned::Unsupported(_)), .. }))
 }
 
 fn of_role(world: &World, role: Role) -> Vec<CandidateId> {

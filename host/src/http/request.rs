@@ -6,7 +6,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinHandle;
@@ -105,7 +105,8 @@ impl Client {
             let _ = connection.await;
         }));
         let answer = ends.bound("the answer", sender.send_request(request)).await?.map_err(|e| broken(&e))?;
-        Ok(Body { status: answer.status().as_u16(), incoming: answer.into_body(), ends, _driver: driver })
+        let location = answer.headers().get(LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        Ok(Body { status: answer.status().as_u16(), location, incoming: answer.into_body(), ends, _driver: driver })
     }
 }
 
@@ -147,6 +148,8 @@ impl Drop for Driver {
 pub struct Body {
     /// HTTP status.
     pub status: u16,
+    /// Where a redirection leads. Nothing follows it by itself: whoever asked knows whom it trusts.
+    pub location: Option<String>,
     incoming: Incoming,
     ends: Ends,
     _driver: Driver,

@@ -106,6 +106,20 @@ impl AppError {
             AppError::Plugin(error) | AppError::PluginCommand(PluginCommandError::Plugin(error)) => plugin_code(error),
             AppError::PluginCommand(PluginCommandError::Output(_)) => code::UNEXPECTED,
             AppError::PluginCommand(PluginCommandError::Usage(_)) => code::USAGE,
+            AppError::PluginCommand(
+                PluginCommandError::Fetch(_)
+                | PluginCommandError::Digest { .. }
+                | PluginCommandError::Unsigned { .. }
+                | PluginCommandError::Keys(_)
+                | PluginCommandError::Reserved(_)
+                | PluginCommandError::Store(_)
+                | PluginCommandError::NoStore,
+            ) => code::PLUGIN_LOAD,
+            AppError::PluginCommand(PluginCommandError::Job(_) | PluginCommandError::Unpinned(_)) => code::INPUT,
+            AppError::PluginCommand(PluginCommandError::Build(error)) => match error {
+                sla_profiler_plugin_build::Error::Project { .. } => code::INPUT,
+                _ => code::PLUGIN_LOAD,
+            },
             AppError::PluginCommand(PluginCommandError::Conformance(_)) => code::INPUT,
             AppError::Dir(_) | AppError::Journal(_) => code::OUTPUT,
             AppError::Recording(error) | AppError::PluginCommand(PluginCommandError::Recording(error)) => match error {
@@ -137,12 +151,11 @@ impl AppError {
             AppError::Spec(error) => error.hint().map(str::to_owned),
             AppError::Usage { hint, .. } => hint.clone(),
             AppError::Cluster { hint, .. } | AppError::Setup { hint, .. } => Some(hint.clone()),
-            AppError::Plugin(error)
-            | AppError::PluginCommand(PluginCommandError::Plugin(error))
-            | AppError::Run(RunError::Plugin(error)) => error.hint(),
+            AppError::Plugin(error) | AppError::Run(RunError::Plugin(error)) => error.hint(),
+            AppError::PluginCommand(error) => error.hint(),
             AppError::Dir(error) | AppError::Run(RunError::Dir(error)) => error.hint(),
             AppError::Journal(error) | AppError::Run(RunError::Journal(error)) => error.hint(),
-            AppError::Recording(error) | AppError::PluginCommand(PluginCommandError::Recording(error)) => error.hint(),
+            AppError::Recording(error) => error.hint(),
             AppError::Run(RunError::BadDecision { .. }) => {
                 Some("without --strict-plugins the bundled plugin of that kind stands in".to_owned())
             }
@@ -159,7 +172,7 @@ impl AppError {
                  (--isl, --osl)"
                     .to_owned(),
             ),
-            AppError::Run(_) | AppError::Io { .. } | AppError::PluginCommand(_) => None,
+            AppError::Run(_) | AppError::Io { .. } => None,
         }
     }
 

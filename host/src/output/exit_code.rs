@@ -7,9 +7,9 @@ pub const OK: u8 = 0;
 pub const UNEXPECTED: u8 = 1;
 /// The command line makes no sense, or a value on it (the code that clap uses, too).
 pub const USAGE: u8 = 2;
-/// The DGDR, or a file that it names, is wrong or cannot be read.
+/// The DGDR, a plugin's project, or a file that either names, is wrong or cannot be read.
 pub const INPUT: u8 = 3;
-/// A plugin cannot be loaded.
+/// A plugin cannot be built, fetched or loaded.
 pub const PLUGIN_LOAD: u8 = 4;
 /// A plugin failed during the run and nobody stands in for it.
 pub const PLUGIN_FAILED: u8 = 5;
@@ -38,7 +38,7 @@ pub const ALL: &[(u8, &str)] = &[
     (UNEXPECTED, "something that should not happen"),
     (USAGE, "the command line, or a value on it, makes no sense"),
     (INPUT, "the DGDR, or a file that it names, is wrong or cannot be read"),
-    (PLUGIN_LOAD, "a plugin cannot be loaded"),
+    (PLUGIN_LOAD, "a plugin cannot be built, fetched or loaded"),
     (PLUGIN_FAILED, "a plugin failed during the run and nobody stands in for it"),
     (CLUSTER, "the cluster cannot be reached or refuses"),
     (DEPLOYMENT, "the deployment could not be generated or did not become ready"),

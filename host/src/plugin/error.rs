@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::api::{Identity, Kind};
 use super::compile::CompileLimit;
+use super::store::StoreError;
 use super::{contract, text};
 
 /// Something went wrong with a plugin: it could not be loaded ([`Problem::Load`]), or a call of it failed
@@ -94,6 +95,10 @@ pub enum Origin {
     Bundled(String),
     /// A file.
     File(PathBuf),
+    /// Added by the user, under that name.
+    Added(String),
+    /// A server, or wherever else it is being added from.
+    Elsewhere(String),
     /// None yet: the host itself failed.
     Host,
 }
@@ -113,7 +118,9 @@ impl Subject {
     /// The name that the plugin gives itself; before it is known, the name or path that the user gave.
     pub fn name(&self) -> String {
         match (&self.described, &self.origin) {
-            (Some((name, _)), _) | (None, Origin::Bundled(name)) => name.clone(),
+            (Some((name, _)), _) | (None, Origin::Bundled(name) | Origin::Added(name) | Origin::Elsewhere(name)) => {
+                name.clone()
+            }
             (None, Origin::File(path)) => path.display().to_string(),
             (None, Origin::Host) => "plugin host".to_owned(),
         }
@@ -281,6 +288,17 @@ pub enum LoadProblem {
         /// In the job or the lock file.
         pinned: String,
     },
+    /// The store of added plugins cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An added plugin's file is not the one that was added.
+    #[error("is not the file that was added: it has the SHA-256 {found}, the lock file has {locked}")]
+    Changed {
+        /// Of the file.
+        found: String,
+        /// In the lock file.
+        locked: String,
+    },
     /// It asks to read files, and the user granted no folder.
     #[error("asks to read files (`{import}`), but no folder is granted to it")]
     NotGranted {
@@ -305,11 +323,11 @@ pub enum LoadProblem {
         /// Those that there are.
         known: Vec<String>,
     },
-    /// No bundled plugin has that name.
-    #[error("no bundled plugin has this name; there are {}", text::list(.known, 40))]
+    /// No plugin that is bundled or was added has that name.
+    #[error("no plugin has this name; there are {}", text::list(.known, 40))]
     UnknownName {
-        /// Those that there are.
-        known: Vec<&'static str>,
+        /// Those that there are, bundled and added.
+        known: Vec<String>,
         /// As given.
         name: String,
     },
@@ -368,6 +386,12 @@ impl LoadProblem {
                  job file; otherwise bring the old one back"
                     .into()
             }
+            Self::Changed { .. } => "add it again: `sla-profiler plugin add`".into(),
+            Self::Store(StoreError::LockFile { path, .. }) => {
+                format!("repair {}, or remove it and add the plugins again", path.display())
+            }
+            Self::Store(StoreError::Reserved { .. }) => "give the plugin another name and build it again".into(),
+            Self::Store(_) => return None,
             Self::NotGranted { .. } => {
                 "grant it one: `--sweep-grant NAME=DIR`, `--selection-grant`, `--planner-grant`, or \
                  `grants: {NAME: DIR}` in the job file; its own documentation says which names it asks for"
@@ -383,7 +407,7 @@ impl LoadProblem {
                 "to give a file in this folder, write `./` before its name".into()
             }
             Self::UnknownName { name, known } => {
-                let near = text::nearest(name, known.iter().copied())?;
+                let near = text::nearest(name, known.iter().map(String::as_str))?;
                 format!("did you mean `{near}`?")
             }
             Self::BundledMissing => "run `cargo xtask plugins` and build again".into(),
@@ -583,7 +607,8 @@ mod tests {
     fn unknown_names_and_settings_suggest_the_near_one() {
         let setting = LoadProblem::UnknownSetting { name: "max-round".into(), known: vec!["max-rounds".into()] };
         assert_eq!(setting.hint().as_deref(), Some("did you mean `max-rounds`?"));
-        let name = LoadProblem::UnknownName { name: "sweep-grids".into(), known: vec!["sweep-grid", "planner-sla"] };
+        let known = vec!["sweep-grid".into(), "planner-sla".into()];
+        let name = LoadProblem::UnknownName { name: "sweep-grids".into(), known };
         assert_eq!(name.hint().as_deref(), Some("did you mean `sweep-grid`?"));
     }
 }

@@ -20,6 +20,7 @@ use super::error::{LoadProblem, Origin, Subject};
 use super::grants::Grants;
 use super::guest::GuestState;
 use super::loader::{self, Loaded, Loader};
+use super::store::{self, Entry, Store, StoreError};
 use super::surface::Item;
 use super::{Limits, PluginError, compile, engine};
 
@@ -32,11 +33,18 @@ pub struct HostOptions {
     pub limits: Limits,
     /// Where plugins that do not come with the program are compiled.
     pub compiler: Compiler,
+    /// Folder of the plugins that the user added; `None`: there are none.
+    pub store: Option<PathBuf>,
 }
 
 impl Default for HostOptions {
     fn default() -> Self {
-        Self { cache: compile::default_cache_dir(), limits: Limits::default(), compiler: Compiler::default() }
+        Self {
+            cache: compile::default_cache_dir(),
+            limits: Limits::default(),
+            compiler: Compiler::default(),
+            store: store::default_store_dir(),
+        }
     }
 }
 
@@ -47,6 +55,7 @@ pub struct PluginHost {
     limits: Limits,
     cache: Option<PathBuf>,
     compiler: Compiler,
+    store: Option<Store>,
     /// By kind, digest and origin, so that one file is compiled once.
     loaded: Mutex<HashMap<(Kind, String, Origin), Arc<Loaded>>>,
 }
@@ -146,7 +155,7 @@ pub fn default_choice(kind: Kind) -> PluginChoice {
         Kind::SelectionPolicy => "select-throughput",
         Kind::PlannerModel => "planner-sla",
     };
-    PluginChoice::new(PluginSource::Bundled(name.to_owned()))
+    PluginChoice::new(PluginSource::Named(name.to_owned()))
 }
 
 impl PluginHost {
@@ -160,8 +169,9 @@ impl PluginHost {
         };
         let engine = engine::new(&options.limits).map_err(failed)?;
         let linker = loader::linker(&engine).map_err(failed)?;
-        let HostOptions { cache, limits, compiler } = options;
-        Ok(Self { engine, linker, limits, cache, compiler, loaded: Mutex::default() })
+        let HostOptions { cache, limits, compiler, store } = options;
+        let store = store.map(Store::new);
+        Ok(Self { engine, linker, limits, cache, compiler, store, loaded: Mutex::default() })
     }
 
     /// Loads a plugin and checks the names of the user's settings.
@@ -171,8 +181,19 @@ impl PluginHost {
     pub fn load(&self, kind: Kind, choice: &PluginChoice) -> Result<Plugin, PluginError> {
         let limits = Arc::new(self.limits.with(&choice.limits));
         let how = How { wanted: Some(kind), limits: &limits, pin: choice.sha256.as_deref() };
+        let mut grants = choice.grants.clone();
         let loaded = match &choice.source {
-            PluginSource::Bundled(name) => self.load_bundled(how, find_bundled(kind, name)?)?,
+            PluginSource::Named(name) => match bundled::find(name) {
+                Some(plugin) => self.load_bundled(how, plugin)?,
+                None => {
+                    let entry = self.added(kind, name)?;
+                    let loaded = self.load_added(how, &entry)?;
+                    if grants.is_empty() {
+                        grants.extend(entry.grants);
+                    }
+                    loaded
+                }
+            },
             PluginSource::File(path) => self.load_file(how, path)?,
         };
         let failed = |problem| PluginError::new(loaded.subject.clone(), problem);
@@ -182,12 +203,12 @@ impl PluginHost {
             return Err(failed(LoadProblem::UnknownSetting { name: name.clone(), known }));
         }
         let grants = match loaded.surface.files() {
-            Some(import) if choice.grants.is_empty() => {
+            Some(import) if grants.is_empty() => {
                 return Err(failed(LoadProblem::NotGranted { import: import.to_owned() }));
             }
-            Some(_) => Grants::open(&choice.grants).map_err(failed)?,
+            Some(_) => Grants::open(&grants).map_err(failed)?,
             None => {
-                for (name, _) in &choice.grants {
+                for (name, _) in &grants {
                     tracing::warn!(
                         plugin = loaded.identity.name,
                         grant = name,
@@ -237,7 +258,7 @@ impl PluginHost {
         }
         let list = |plugin: &'static Bundled| {
             let loaded = self.load_bundled(self.looking(), plugin)?;
-            let default = default_choice(loaded.identity.kind).source == PluginSource::Bundled(plugin.name.to_owned());
+            let default = default_choice(loaded.identity.kind).source == PluginSource::Named(plugin.name.to_owned());
             Ok(Listed {
                 identity: loaded.identity.clone(),
                 default,
@@ -254,8 +275,12 @@ impl PluginHost {
     /// As when it is loaded to be used.
     pub fn inspect(&self, path: &Path) -> Result<Inspection, PluginError> {
         let loaded = self.load_file(self.looking(), path)?;
+        Ok(Self::inspection(&loaded))
+    }
+
+    fn inspection(loaded: &Loaded) -> Inspection {
         let contract_version = loaded.surface.contract_version(loaded.identity.kind).unwrap_or_default().to_owned();
-        Ok(Inspection {
+        Inspection {
             identity: loaded.identity.clone(),
             summary: loaded.summary.clone(),
             settings: loaded.settings.clone(),
@@ -265,7 +290,70 @@ impl PluginHost {
             file_bytes: loaded.bytes,
             compile_ms: loaded.compile.as_secs_f64() * 1e3,
             cached: loaded.cached,
-        })
+        }
+    }
+
+    /// All about a plugin that is not a file yet. `elsewhere` says where it came from.
+    ///
+    /// # Errors
+    /// As when it is loaded to be used.
+    pub fn inspect_bytes(&self, elsewhere: &str, wasm: &[u8]) -> Result<Inspection, PluginError> {
+        let loaded = self.load_once(self.looking(), Origin::Elsewhere(elsewhere.to_owned()), wasm)?;
+        Ok(Self::inspection(&loaded))
+    }
+
+    /// The plugins that the user added.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn added_plugins(&self) -> Result<Vec<Entry>, PluginError> {
+        let failed = |error: StoreError| PluginError::new(Subject::new(None, Origin::Host), LoadProblem::from(error));
+        self.store.as_ref().map_or_else(|| Ok(Vec::new()), |store| store.entries().map_err(failed))
+    }
+
+    /// What a choice comes to, to pin it: nothing for a bundled plugin, which belongs to the program; else the SHA-256 in
+    /// hex.
+    ///
+    /// # Errors
+    /// If there is no such plugin, or its file cannot be read.
+    pub fn digest(&self, kind: Kind, choice: &PluginChoice) -> Result<Option<String>, PluginError> {
+        match &choice.source {
+            PluginSource::Named(name) if bundled::find(name).is_some() => Ok(None),
+            PluginSource::Named(name) => Ok(Some(self.added(kind, name)?.sha256)),
+            PluginSource::File(path) => {
+                let failed = |problem| PluginError::new(Subject::new(Some(kind), Origin::File(path.clone())), problem);
+                Ok(Some(loader::sha256(&loader::read(path, &self.limits).map_err(failed)?)))
+            }
+        }
+    }
+
+    /// The added plugin of that name.
+    fn added(&self, kind: Kind, name: &str) -> Result<Entry, PluginError> {
+        let failed =
+            |problem: LoadProblem| PluginError::new(Subject::new(Some(kind), Origin::Added(name.to_owned())), problem);
+        let entries = self.store.as_ref().map_or_else(|| Ok(Vec::new()), Store::entries);
+        let entries = entries.map_err(|error| failed(error.into()))?;
+        if let Some(entry) = entries.iter().find(|entry| entry.name == name) {
+            return Ok(entry.clone());
+        }
+        if bundled::all().is_empty() {
+            return Err(failed(LoadProblem::BundledMissing));
+        }
+        let bundled = bundled::all().iter().map(|plugin| plugin.name.to_owned());
+        let known = bundled.chain(entries.into_iter().map(|entry| entry.name)).collect();
+        Err(failed(LoadProblem::UnknownName { known, name: name.to_owned() }))
+    }
+
+    fn load_added(&self, how: How<'_>, entry: &Entry) -> Result<Arc<Loaded>, PluginError> {
+        let origin = Origin::Added(entry.name.clone());
+        let failed = |problem| PluginError::new(Subject::new(how.wanted, origin.clone()), problem);
+        let path = self.store.as_ref().map(|store| store.file(&entry.sha256)).unwrap_or_default();
+        let wasm = loader::read(&path, &self.limits).map_err(failed)?;
+        let found = loader::sha256(&wasm);
+        if found != entry.sha256 {
+            return Err(failed(LoadProblem::Changed { found, locked: entry.sha256.clone() }));
+        }
+        self.load_once(how, origin, &wasm)
     }
 
     /// To look at it, whatever it is.
@@ -329,15 +417,4 @@ impl PluginHost {
             pre,
         })
     }
-}
-
-fn find_bundled(kind: Kind, name: &str) -> Result<&'static Bundled, PluginError> {
-    bundled::find(name).ok_or_else(|| {
-        let known: Vec<_> = bundled::all().iter().map(|plugin| plugin.name).collect();
-        let problem = match known.is_empty() {
-            true => LoadProblem::BundledMissing,
-            false => LoadProblem::UnknownName { known, name: name.to_owned() },
-        };
-        PluginError::new(Subject::new(Some(kind), Origin::Bundled(name.to_owned())), problem)
-    })
 }

@@ -85,8 +85,8 @@ pub(super) fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>, LoadProblem>
     }
 }
 
-/// SHA-256 in hex.
-pub(super) fn sha256(bytes: &[u8]) -> String {
+/// SHA-256 in lower-case hex.
+pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
         // Writing to a string cannot fail.
         let _ = write!(hex, "{byte:02x}");

@@ -25,6 +25,7 @@ mod guest;
 mod host;
 mod limits;
 mod loader;
+pub mod store;
 mod surface;
 mod text;
 
@@ -33,3 +34,4 @@ pub use contract::VERSION as CONTRACT_VERSION;
 pub use error::{CallProblem, LoadProblem, Origin, PluginError, Problem, Returned, Subject};
 pub use host::{HostOptions, Inspection, Interface, Listed, Plugin, PluginHost, default_choice};
 pub use limits::Limits;
+pub use loader::sha256;

@@ -63,7 +63,7 @@ pub(super) struct Profiler {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(super) struct Plugin {
-    /// Name of a bundled plugin, or path of a `.wasm` file (relative to this file).
+    /// Name of a plugin that is bundled or was added, or path of a `.wasm` file (relative to this file).
     pub plugin: Option<String>,
     /// Settings that the plugin knows.
     pub settings: BTreeMap<String, Setting>,

@@ -1020,10 +1020,10 @@ fn entry(path: &str, value: &str, origin: Origin) -> OriginEntry {
     OriginEntry { path: path.to_owned(), value: value.into(), origin }
 }
 
-/// A file if it looks like one, else a bundled name. A path in a file is relative to that file.
+/// A file if it looks like one, else a name. A path in a file is relative to that file.
 pub fn plugin_source(text: &str, folder: Option<&Path>) -> PluginSource {
     if !(text.contains(['/', '\\']) || text.ends_with(".wasm")) {
-        return PluginSource::Bundled(text.to_owned());
+        return PluginSource::Named(text.to_owned());
     }
     PluginSource::File(folder.map_or_else(|| PathBuf::from(text), |folder| folder.join(text)))
 }

@@ -107,8 +107,8 @@ pub struct PluginLimits {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PluginSource {
-    /// By name, among those that come with the program.
-    Bundled(String),
+    /// By name, among those that come with the program or that the user added.
+    Named(String),
     /// A `.wasm` file.
     File(PathBuf),
 }

@@ -119,13 +119,19 @@ fn publish(request: &Request<'_>, package: &str) -> Result<Component, Error> {
     // cargo's one exception to "the folder has the profile's name".
     let folder = if request.profile == "dev" { "debug" } else { request.profile };
     let built = request.build_dir.join(TARGET).join(folder).join(format!("{}.wasm", package.replace('-', "_")));
-    let wasm = fs::read(&built).map_err(|_| Error::NoArtifact { package: package.to_owned(), path: built.clone() })?;
-    check_header(package, &wasm)?;
+    let name = package.strip_prefix(PACKAGE_PREFIX).unwrap_or(package);
+    publish_file(name, &built, request.out_dir).map_err(|error| {
+        if built.is_file() { error } else { Error::NoArtifact { package: package.to_owned(), path: built } }
+    })
+}
 
-    let name = package.strip_prefix(PACKAGE_PREFIX).unwrap_or(package).to_owned();
-    let path = request.out_dir.join(format!("{name}.wasm"));
+/// Copies the component `built` to `<out_dir>/<name>.wasm`, unless that is the same already.
+pub(crate) fn publish_file(name: &str, built: &Path, out_dir: &Path) -> Result<Component, Error> {
+    let wasm = fs::read(built).map_err(Error::file("read", built))?;
+    check_header(name, &wasm)?;
+    let path = out_dir.join(format!("{name}.wasm"));
     let changed = write_if_different(&path, &wasm)?;
-    Ok(Component { name, path, bytes: wasm.len(), sha256: hex_sha256(&wasm), changed })
+    Ok(Component { name: name.to_owned(), path, bytes: wasm.len(), sha256: hex_sha256(&wasm), changed })
 }
 
 fn check_header(package: &str, wasm: &[u8]) -> Result<(), Error> {

@@ -1,8 +1,11 @@
 //! System packages on Debian and its relatives.
 
+use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use crate::process::{on_path, output, run};
+use crate::process::{on_path, output, run, run_within};
 use crate::{Error, Report};
 
 /// Whether `apt-get` and `dpkg-query` are here.
@@ -33,6 +36,35 @@ pub(crate) fn install(packages: &[&str], report: Report<'_>) -> Result<(), Strin
     let mut arguments = vec!["install", "--yes", "--no-install-recommends", "--no-remove"];
     arguments.extend(packages);
     apt(&arguments).map_err(|error| format!("{error}; to see it by hand: `{}`", install_command(packages)))
+}
+
+/// Fetches packages and unpacks them to `place`: nothing is installed, and no root is needed.
+///
+/// # Errors
+/// When apt-get is missing, or does not know a package, or the archive cannot be reached within `limit`.
+pub(crate) fn unpack(packages: &[&str], place: &Path, limit: Duration, report: Report<'_>) -> Result<(), Error> {
+    report(&format!("fetching Debian packages: {}", packages.join(", ")));
+    let fetch = || {
+        let mut download = Command::new("apt-get");
+        download.args(["--quiet", "-o", "Acquire::http::Timeout=30", "download"]).args(packages).current_dir(place);
+        run_within(&mut download, limit)
+    };
+    if let Err(error) = fetch() {
+        // The lists may be empty (container images) or old.
+        if !is_root() {
+            return Err(error);
+        }
+        apt(&["update"])?;
+        fetch()?;
+    }
+    for entry in place.read_dir().map_err(Error::file("read", place))?.flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            output(Command::new("dpkg-deb").arg("--extract").arg(&path).arg(place))?;
+            fs::remove_file(&path).map_err(Error::file("remove", &path))?;
+        }
+    }
+    Ok(())
 }
 
 /// What a person would type to get `packages`.

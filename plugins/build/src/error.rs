@@ -61,6 +61,16 @@ pub enum Error {
         /// What the file is instead.
         found: &'static str,
     },
+    /// A plugin's folder does not say how to build it, or cannot be made.
+    Project {
+        /// What is wrong, with its place, and the next step.
+        reason: String,
+    },
+    /// The tools of a language cannot be had.
+    Tools {
+        /// What is missing, why, and the next step.
+        reason: String,
+    },
     /// Python, its `venv` module or a package is missing.
     Python {
         /// What is missing, why, and the next step.
@@ -106,7 +116,7 @@ impl fmt::Display for Error {
                 f,
                 "`{package}` came out as {found}, not as a WebAssembly component; {TARGET} must be linked by {LINKER}"
             ),
-            Self::Python { reason } => f.write_str(reason),
+            Self::Project { reason } | Self::Tools { reason } | Self::Python { reason } => f.write_str(reason),
         }
     }
 }

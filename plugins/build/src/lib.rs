@@ -3,6 +3,8 @@
 //! * [`toolchain`]: a rustc that can build [`TARGET`]: the current one, `rustup target add`, or a sysroot made from
 //!   Debian's packages.
 //! * [`component`]: cargo packages in, `<name>.wasm` files with their digests out.
+//! * [`project`]: a plugin's folder of sources in any of four languages, built by what `plugin.toml` says.
+//! * [`scaffold`]: new projects.
 //! * [`python`]: the Python environments of the tests: numpy, and NVIDIA's packages.
 //!
 //! One code path serves the bundled plugins (`cargo xtask plugins`), the tests, and plugins written elsewhere. No build
@@ -11,8 +13,11 @@
 pub mod component;
 mod debian;
 mod error;
+mod languages;
 pub mod process;
+pub mod project;
 pub mod python;
+pub mod scaffold;
 pub mod toolchain;
 
 pub use error::Error;

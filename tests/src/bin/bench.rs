@@ -112,7 +112,7 @@ fn start(cache: &Path) {
 }
 
 fn bundled(name: &str) -> PluginChoice {
-    PluginChoice::new(PluginSource::Bundled(name.to_owned()))
+    PluginChoice::new(PluginSource::Named(name.to_owned()))
 }
 
 fn host(cache: Option<PathBuf>) -> PluginHost {

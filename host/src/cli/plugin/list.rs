@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::PluginCommandError;
 use super::view::{SCHEMA_VERSION, table, write_json, write_settings};
+use crate::plugin::store::Entry;
 use crate::plugin::{CONTRACT_VERSION, Listed, PluginHost};
 
 #[derive(Serialize)]
@@ -13,18 +14,35 @@ struct ListOutput {
     schema_version: u32,
     contract_version: &'static str,
     plugins: Vec<Listed>,
+    added: Vec<Entry>,
 }
 
 pub(super) fn run(host: &PluginHost, out: &mut dyn Write, json: bool) -> Result<(), PluginCommandError> {
     let plugins = host.bundled()?;
+    let added = host.added_plugins()?;
     match json {
         true => {
             let schema_version = SCHEMA_VERSION;
-            write_json(out, &ListOutput { schema_version, contract_version: CONTRACT_VERSION, plugins })?;
+            write_json(out, &ListOutput { schema_version, contract_version: CONTRACT_VERSION, plugins, added })?;
         }
-        false => write_list(out, &plugins)?,
+        false => {
+            write_list(out, &plugins)?;
+            write_added(out, &added)?;
+        }
     }
     Ok(())
+}
+
+fn write_added(out: &mut dyn Write, added: &[Entry]) -> io::Result<()> {
+    if added.is_empty() {
+        return Ok(());
+    }
+    let mut list = table();
+    list.set_header(["ADDED", "NAME", "VERSION", "FROM"]);
+    for entry in added {
+        list.add_row([entry.kind.as_str(), &entry.name, &entry.version, &entry.source]);
+    }
+    writeln!(out, "\n{}", list.trim_fmt())
 }
 
 fn write_list(out: &mut dyn Write, plugins: &[Listed]) -> io::Result<()> {

@@ -16,7 +16,7 @@ use crate::spec::{PluginChoice, PluginSource, key_value, plugin_source};
 /// Flags of `plugin test`.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Args {
-    /// A WebAssembly component, or the name of a bundled plugin
+    /// A WebAssembly component, or the name of a plugin that is bundled or was added
     #[arg(value_name = "PLUGIN")]
     pub plugin: String,
     /// The author's own cases, in YAML; plugins/README.md shows the form
@@ -25,6 +25,9 @@ pub struct Args {
     /// Setting that every case is run with
     #[arg(long = "setting", value_name = "NAME=VALUE", value_parser = key_value)]
     pub settings: Vec<(String, String)>,
+    /// Folder that it may read, by the name under which it asks for it
+    #[arg(long = "grant", value_name = "NAME=DIR", value_parser = key_value)]
+    pub grants: Vec<(String, String)>,
 }
 
 #[derive(Serialize)]
@@ -47,11 +50,12 @@ pub(super) fn find(
     let kind = match &choice.source {
         PluginSource::File(path) => host.inspect(path)?.identity.kind,
         // An unknown name fails when it is loaded, with the names that there are.
-        PluginSource::Bundled(name) => host
-            .bundled()?
-            .iter()
-            .find(|listed| listed.identity.name == *name)
-            .map_or(Kind::SelectionPolicy, |listed| listed.identity.kind),
+        PluginSource::Named(name) => {
+            let (bundled, added) = (host.bundled()?, host.added_plugins()?);
+            let bundled = bundled.iter().map(|listed| (&listed.identity.name, listed.identity.kind));
+            let mut all = bundled.chain(added.iter().map(|entry| (&entry.name, entry.kind)));
+            all.find(|(known, _)| *known == name).map_or(Kind::SelectionPolicy, |(_, kind)| kind)
+        }
     };
     Ok((kind, choice))
 }
@@ -65,7 +69,8 @@ impl Args {
         out: &mut dyn Write,
         json: bool,
     ) -> Result<u8, PluginCommandError> {
-        let (kind, choice) = find(host, &self.plugin, &self.settings)?;
+        let (kind, mut choice) = find(host, &self.plugin, &self.settings)?;
+        choice.grants.extend(self.grants.iter().map(|(name, folder)| (name.clone(), PathBuf::from(folder))));
         let report = conformance::run(host, limits, kind, &choice)?;
         let cases = match &self.cases {
             Some(path) => conformance::author::run(host, kind, &choice, path)?,
@@ -104,7 +109,7 @@ fn write_report(out: &mut dyn Write, report: &Report, cases: &[Property], passed
     writeln!(out, "{}", if passed { "passed" } else { "FAILED" })
 }
 
-fn write_property(out: &mut dyn Write, property: &Property) -> io::Result<()> {
+pub(super) fn write_property(out: &mut dyn Write, property: &Property) -> io::Result<()> {
     let mark = if property.failed == 0 { "✓" } else { "✗" };
     let cases = match (property.failed, property.cases) {
         (0, 1) => String::new(),

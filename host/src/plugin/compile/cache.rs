@@ -36,9 +36,13 @@ const MAX_BYTES: u64 = 512 << 20;
 /// Where compiled plugins are kept: `$XDG_CACHE_HOME/sla-profiler`, else `~/.cache/sla-profiler`; nowhere without a
 /// home.
 pub fn default_cache_dir() -> Option<PathBuf> {
+    Some(user_dir("XDG_CACHE_HOME", ".cache")?.join("sla-profiler"))
+}
+
+/// The folder that a variable of the XDG base directory specification names, else the one in the user's home.
+pub(crate) fn user_dir(variable: &str, in_home: &str) -> Option<PathBuf> {
     let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
-    Some(base.join("sla-profiler"))
+    absolute(variable).or_else(|| Some(absolute("HOME")?.join(in_home)))
 }
 
 /// One component's place in the cache.

@@ -83,7 +83,7 @@ fn a_plugin_file_is_relative_to_whoever_names_it() {
     assert_eq!(plugin_source("a.wasm", Some(Path::new("jobs"))), PluginSource::File("jobs/a.wasm".into()));
     assert_eq!(plugin_source("./a", None), PluginSource::File("./a".into()));
     assert_eq!(plugin_source("/x/a.wasm", Some(Path::new("jobs"))), PluginSource::File("/x/a.wasm".into()));
-    assert_eq!(plugin_source("sweep-grid", Some(Path::new("jobs"))), PluginSource::Bundled("sweep-grid".into()));
+    assert_eq!(plugin_source("sweep-grid", Some(Path::new("jobs"))), PluginSource::Named("sweep-grid".into()));
 }
 
 #[test]

@@ -20,6 +20,7 @@ Usage: cargo xtask <TASK>
 Tasks:
   quickstart [FLAGS]  Build everything and run the quickstart example; FLAGS go to `sla-profiler profile`
   plugins             Get the Wasm toolchain and build the bundled plugins to <target>/plugins
+  examples            Build the example plugins in Rust, JavaScript, C and Python to <target>/examples
   test [--without-kubernetes] [--without-interop]
                       Plugins, format, lints, licences, Kubernetes servers, NVIDIA's packages, then all tests
   generate            Rewrite the generated files that the tests compare with

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use sla_profiler_plugin_build::component::{self, Component, Request};
+use sla_profiler_plugin_build::project::{Place, Project};
 use sla_profiler_plugin_build::python::{self, INTEROP_VARIABLE, Listed, PYTHON_VARIABLE};
 use sla_profiler_plugin_build::toolchain::{self, Toolchain};
 use sla_profiler_plugin_build::{Error, process};
@@ -45,6 +46,7 @@ pub fn find(name: &str, rest: &[String]) -> Result<Task, Stop> {
     let task: Task = match name {
         "quickstart" => return Ok(quickstart),
         "plugins" => |workspace, _| plugins(workspace, &Steps::start()),
+        "examples" => |workspace, _| examples(workspace, &Steps::start()),
         "test" if rest.iter().all(|flag| [WITHOUT_KUBERNETES, WITHOUT_INTEROP].contains(&flag.as_str())) => {
             return Ok(test);
         }
@@ -127,6 +129,27 @@ fn plugins(workspace: &Workspace, steps: &Steps) -> Result<(), Stop> {
     Ok(())
 }
 
+/// The plugins of `examples/`, each with its folder's `plugin.toml`.
+const EXAMPLES: &[&str] = &["custom-selection-policy", "sweep-javascript", "selection-c", "planner-python"];
+
+/// The plugins of `examples/`, one per language, to `<target>/examples`.
+fn examples(workspace: &Workspace, steps: &Steps) -> Result<(), Stop> {
+    let out_dir = workspace.target.join("examples");
+    let build_dir = workspace.target.join("plugin-build");
+    // Their tools lie beside the toolchain of the bundled plugins, which Rust's share.
+    let cache = &workspace.target;
+    for example in EXAMPLES {
+        let place =
+            Place { cache, out_dir: &out_dir, build_dir: &build_dir, locked: in_ci(), report: &|line| steps.say(line) };
+        let built = steps.run("examples", &format!("building examples/{example}"), || {
+            Project::open(&workspace.root.join("examples").join(example))?.build(place)
+        })?;
+        let Component { name, path, bytes, sha256, .. } = built;
+        steps.say(&format!("examples: {name}, {bytes} B, sha256 {sha256}, {}", workspace.shown(&path)));
+    }
+    Ok(())
+}
+
 fn quickstart(workspace: &Workspace, flags: &[String]) -> Result<(), Stop> {
     let steps = Steps::start();
     plugins(workspace, &steps)?;
@@ -166,6 +189,7 @@ fn test(workspace: &Workspace, flags: &[String]) -> Result<(), Stop> {
     let steps = Steps::start();
     steps.command("format", workspace.cargo().args(["fmt", "--all", "--check"]))?;
     plugins(workspace, &steps)?;
+    examples(workspace, &steps)?;
     let mut lints = locked(workspace.cargo(), "clippy");
     steps.command("lints", lints.args(["--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     check_licences(workspace, &steps)?;
@@ -363,7 +387,7 @@ mod tests {
         let tasks = crate::HELP.split("Tasks:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
         let names = tasks.lines().filter(|line| !line.starts_with("    "));
         let names: Vec<&str> = names.filter_map(|line| line.split_whitespace().next()).collect();
-        assert_eq!(names.len(), 8);
+        assert_eq!(names.len(), 9);
         assert!(names.iter().all(|name| usage(name, &[]).is_none()), "{names:?}");
     }
 }
