@@ -306,7 +306,7 @@ fn ctrl_c_while_an_engine_loads_does_not_wait_for_it_and_is_no_failure_of_it() {
     let said = said(child.wait_with_output().unwrap());
     assert_eq!(said.code, i32::from(exit_code::INTERRUPTED), "{}", said.err);
     run.mark.nothing_is_left();
-    assert_eq!(run.failures(), [String::new(); 0]);
+    assert!(run.failures().is_empty(), "{:?}", run.failures());
 }
 
 #[test]

@@ -1,7 +1,12 @@
 //! An engine for tests of whole runs: the server of `openai.rs` as a process that takes its time, its memory and its
 //! bad ends from flags, and logs as vLLM does.
 
-#![allow(clippy::expect_used, clippy::print_stdout, reason = "a program of tests")]
+#![allow(
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::zombie_processes,
+    reason = "a program of tests: its child is to be left"
+)]
 
 use std::time::Duration;
 
