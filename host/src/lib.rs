@@ -10,6 +10,7 @@ pub mod dgd;
 pub mod domain;
 pub mod engine;
 pub mod http;
+pub mod kubernetes;
 pub mod load;
 pub mod output;
 pub mod phases;

@@ -4,6 +4,8 @@
 
 pub mod fixtures;
 pub mod guests;
+pub mod kubernetes;
+pub mod nvidia;
 pub mod openai;
 pub mod processes;
 pub mod recorded;

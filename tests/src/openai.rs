@@ -23,13 +23,16 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::{ServerConfig, crypto};
 
-/// When tokens are emitted: an engine's law in four numbers.
+/// When tokens are emitted: an engine's law in a few numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Timing {
     /// To the first token of a prompt that is in the prefix cache.
     pub ttft_ms: f64,
     /// More for each prompt token that is not.
     pub ttft_ms_per_token: f64,
+    /// TTFT of each request is a factor from 1 − this to 1 + this longer, by its number: requests that start together do
+    /// not stay together.
+    pub ttft_spread: f64,
     /// Between tokens, with one request in flight.
     pub itl_ms: f64,
     /// More for each other request in flight.
@@ -39,7 +42,7 @@ pub struct Timing {
 impl Timing {
     /// The same for all requests.
     pub const fn fixed(ttft_ms: f64, itl_ms: f64) -> Self {
-        Self { ttft_ms, ttft_ms_per_token: 0.0, itl_ms, itl_ms_per_request: 0.0 }
+        Self { ttft_ms, ttft_ms_per_token: 0.0, ttft_spread: 0.0, itl_ms, itl_ms_per_request: 0.0 }
     }
 }
 
@@ -107,6 +110,8 @@ pub struct Behaviour {
     pub kv_tokens: u32,
     /// All emission stops at the first and goes on at the second, counted from the start of the server.
     pub pause: Option<(Duration, Duration)>,
+    /// Whether it watches how late its own event loop is, for `/truth`.
+    pub watches_itself: bool,
     /// Speaks TLS with a certificate of its own.
     pub tls: bool,
     /// Port; 0 for any.
@@ -132,6 +137,7 @@ impl Default for Behaviour {
             max_running: 100_000,
             kv_tokens: 1 << 20,
             pause: None,
+            watches_itself: false,
             tls: false,
             port: 0,
         }
@@ -186,6 +192,7 @@ struct Shared {
     cache: Mutex<HashSet<u64>>,
     slots: Semaphore,
     connections: AtomicU32,
+    lags_ms: Mutex<Vec<f64>>,
 }
 
 /// A server that runs; ends when it is dropped.
@@ -234,6 +241,7 @@ impl OpenAi {
             completions: AtomicU32::new(0),
             cache: Mutex::default(),
             connections: AtomicU32::new(0),
+            lags_ms: Mutex::default(),
         });
         let (stop, stopped) = oneshot::channel::<()>();
         let on_thread = shared.clone();
@@ -242,6 +250,9 @@ impl OpenAi {
             runtime.block_on(async move {
                 listener.set_nonblocking(true).expect("the listener can be made asynchronous");
                 let listener = TcpListener::from_std(listener).expect("the listener can be used");
+                if on_thread.behaviour.watches_itself {
+                    tokio::spawn(watch(on_thread.clone()));
+                }
                 tokio::select! {
                     () = accept(listener, acceptor, on_thread) => {}
                     _ = stopped => {}
@@ -306,6 +317,22 @@ async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, shared: Ar
                 },
             }
         });
+    }
+}
+
+/// Signals from another thread, each with the moment at which it was due.
+async fn watch(shared: Arc<Shared>) {
+    let (sender, mut signals) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        let mut due = Instant::now();
+        while sender.send(due).is_ok() {
+            due += Duration::from_micros(7300);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+    });
+    while let Some(due) = signals.recv().await {
+        let lag_ms = Instant::now().saturating_duration_since(due).as_secs_f64() * 1e3;
+        shared.lags_ms.lock().expect("no thread has failed").push(lag_ms);
     }
 }
 
@@ -422,7 +449,9 @@ fn truth(shared: &Shared) -> String {
     let records = shared.records.lock().expect("no thread has failed");
     let rows: Vec<Value> =
         records.iter().map(|r| json!([r.id, r.received_s, r.first_s, r.last_s, r.tokens, r.isl])).collect();
-    Value::Array(rows).to_string()
+    let lags = shared.lags_ms.lock().expect("no thread has failed");
+    let lag_mean_ms = lags.iter().sum::<f64>() / lags.len().max(1) as f64;
+    json!({"rows": rows, "lag_mean_ms": lag_mean_ms}).to_string()
 }
 
 /// Takes part in the count of those who wait, however waiting ends.
@@ -484,11 +513,16 @@ async fn complete<Io: AsyncWrite + Unpin>(
     let is_new = shared.cache.lock().expect("no thread has failed").insert(hasher.finish());
     let timing = behaviour.timing;
     let ttft_ms = timing.ttft_ms + if is_new { timing.ttft_ms_per_token * f64::from(isl) } else { 0.0 };
+    // Weyl's sequence of the golden ratio: evenly spread, whatever the count.
+    let place = (f64::from(number) * 0.618_033_988_749_895).fract();
+    let ttft_ms = ttft_ms * (1.0 + timing.ttft_spread * (2.0 * place - 1.0));
     let itl_ms = timing.itl_ms + timing.itl_ms_per_request * f64::from(running);
 
     let id = request.header("x-request-id").unwrap_or_default().to_owned();
     let frame = |text: &str| -> Vec<u8> { format!("{:x}\r\n{text}\r\n", text.len()).into_bytes() };
     let event = |event: &Value| frame(&format!("data: {event}\n\n"));
+    // Clients may look: AIPerf does not read chunks of another kind.
+    let object = if is_chat { "chat.completion.chunk" } else { "text_completion" };
     let choice = |text: Option<&str>, finish: Option<&str>| {
         let mut choice = json!({"index": 0, "logprobs": null, "finish_reason": finish});
         if is_chat {
@@ -496,7 +530,7 @@ async fn complete<Io: AsyncWrite + Unpin>(
         } else {
             choice["text"] = json!(text.unwrap_or_default());
         }
-        json!({"id": id, "object": "chunk", "created": 1_700_000_000, "model": behaviour.model, "choices": [choice]})
+        json!({"id": id, "object": object, "created": 1_700_000_000, "model": behaviour.model, "choices": [choice]})
     };
     // One token's frame, made once: making it anew for each would cost more than writing it.
     let token = event(&choice(Some(" word"), None));
@@ -507,7 +541,7 @@ async fn complete<Io: AsyncWrite + Unpin>(
     .ok()?;
     if is_chat {
         io.write_all(&event(
-            &json!({"id": id, "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}),
+            &json!({"id": id, "object": object, "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}),
         ))
         .await
         .ok()?;
@@ -561,7 +595,7 @@ async fn complete<Io: AsyncWrite + Unpin>(
         };
         let usage =
             json!({"prompt_tokens": isl, "completion_tokens": completion, "total_tokens": i64::from(isl) + completion});
-        tail.extend(event(&json!({"id": id, "choices": [], "usage": usage})));
+        tail.extend(event(&json!({"id": id, "object": object, "choices": [], "usage": usage})));
     }
     tail.extend(frame("data: [DONE]\n\n"));
     drop(slot);

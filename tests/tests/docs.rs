@@ -83,6 +83,8 @@ const TYPED: &[&str] = &[
     "examples/seed/README.md",
     "examples/dense-70b/README.md",
     "examples/moe-multinode/README.md",
+    "examples/kubernetes/README.md",
+    "host/docs/real-engines.md",
 ];
 
 /// The commands in shell blocks, without prompts and comments.

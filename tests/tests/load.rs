@@ -40,6 +40,7 @@ fn point(concurrency: u32) -> Point {
         max_error_rate: 0.0,
         seed: 1,
         deadline: Duration::from_secs(120),
+        artifacts: None,
     }
 }
 

@@ -64,7 +64,13 @@ fn dgdr(local: &Value, max_gpus: u32) -> String {
                 "settings": { "prefill-granularity": 3, "decode-granularity": 2, "samples": 8 },
             },
             // Machines that run tests are busy; whether figures are good is tested elsewhere.
-            "engines": { "maxClientShare": 100, "kvTokens": KV_TOKENS, "launchDeadlineS": 30, "pointDeadlineS": 60, "local": local },
+            "engines": {
+                "maxClientShare": 100,
+                "kvTokens": KV_TOKENS,
+                "launchDeadlineS": 30,
+                "pointDeadlineS": 60,
+                "local": local,
+            },
         },
     })
     .to_string()
@@ -141,11 +147,11 @@ fn a_whole_run_on_local_engines_measures_selects_and_writes_the_deployment() {
             facts["kv_sources"].as_array().unwrap().iter().map(|s| s["source"].as_str().unwrap()).collect();
         assert_eq!(sources, ["metrics", "log", "given"]);
     }
-    // What the engine was seen to run, and not what was asked of it, is what its limit lets through.
+    // What the engine was seen to run. It ends a request a moment after the client has begun the next.
     for event in run.events("measured") {
         let m = &event["measurement"];
         let (asked, seen) = (m["concurrency"].as_f64().unwrap(), m["concurrency_seen"].as_f64().unwrap());
-        assert!(seen > 0.0 && seen <= asked * 1.01, "asked {asked}, seen {seen}");
+        assert!(seen > 0.0 && seen <= 2.0 * asked, "asked {asked}, seen {seen}");
         assert!(m["kv_usage"].as_f64().unwrap() > 0.0);
     }
     let names: Vec<String> = files(&run.out()).into_keys().collect();
@@ -186,7 +192,8 @@ fn an_engine_that_dies_while_loading_is_a_row_with_its_last_words() {
 #[test]
 fn a_program_that_is_not_there_is_a_row_that_names_it() {
     let template = json!({
-        "processes": [{ "name": "server", "command": "no-such-engine --port {port}" }], "url": "http://127.0.0.1:{port}",
+        "processes": [{ "name": "server", "command": "no-such-engine --port {port}" }],
+        "url": "http://127.0.0.1:{port}",
     });
     let run = Run::new(json!({ "any": template }), 1);
     let said = run.expect(exit_code::NOTHING_MEASURED, &[]);
@@ -208,7 +215,7 @@ fn an_engine_that_never_answers_is_given_up_at_the_deadline() {
     let run = Run::new(json!({ "any": template("--never-ready") }), 1);
     run.expect(exit_code::NOTHING_MEASURED, &["--launch-deadline", "1"]);
     let failures = run.failures();
-    for part in ["within 1 s (--launch-deadline)", "answers 503: still loading"] {
+    for part in ["within 1 s (--launch-deadline)", "answers 503"] {
         assert!(failures[0].contains(part), "{part}: {failures:?}");
     }
 }
@@ -355,9 +362,32 @@ fn running(mark: &Marked, model: &str, flags: &[&str]) -> Running {
 fn endpoint(engine: &Running, out: &Path, flags: &[&str]) -> Command {
     let mut command = sla_profiler(["profile", "--cluster", "endpoint", "--url", &engine.url, "--out"]);
     let job = [
-        "--gpu-sku", "h200_sxm", "--isl", "200", "--osl", "20", "--ttft", "200", "--itl", "30", "--max-context-length",
-        "600", "--kv-tokens", "20000", "--sweep", "sweep-grid", "--sweep-setting", "prefill-granularity=3",
-        "--sweep-setting", "decode-granularity=2", "--max-client-share", "100", "--sweep-setting", "samples=8", "--point-deadline", "60",
+        "--gpu-sku",
+        "h200_sxm",
+        "--isl",
+        "200",
+        "--osl",
+        "20",
+        "--ttft",
+        "200",
+        "--itl",
+        "30",
+        "--max-context-length",
+        "600",
+        "--kv-tokens",
+        "20000",
+        "--sweep",
+        "sweep-grid",
+        "--sweep-setting",
+        "prefill-granularity=3",
+        "--sweep-setting",
+        "decode-granularity=2",
+        "--max-client-share",
+        "100",
+        "--sweep-setting",
+        "samples=8",
+        "--point-deadline",
+        "60",
     ];
     command.arg(out).args(job).args(flags);
     command
@@ -423,4 +453,17 @@ fn a_dry_run_of_real_engines_starts_and_needs_nothing() {
     let said = run.expect(exit_code::OK, &["--dry-run"]);
     assert!(said.out.contains("prefill tp1") && said.out.contains("decode tp2"), "{}", said.out);
     assert!(!run.out().exists());
+}
+
+#[test]
+fn the_template_of_the_documentation_is_one() {
+    let document = std::fs::read_to_string(sla_profiler_tests::root().join("host/docs/real-engines.md")).unwrap();
+    let yaml = document.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("engines.yaml");
+    std::fs::write(&file, yaml).unwrap();
+    let mut command =
+        sla_profiler(["profile", "-f", "examples/quickstart/dgdr.yaml", "--cluster", "local", "--dry-run"]);
+    command.arg("--local").arg(&file);
+    expect(exit_code::OK, command);
 }

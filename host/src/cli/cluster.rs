@@ -6,15 +6,19 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::drop_in;
+use super::kubernetes::{Connection, KubernetesArgs};
 use crate::backends;
 use crate::domain::search_space::{self, SearchSpace};
-use crate::domain::{Candidate, Job, Mapping, Role};
+use crate::domain::{Candidate, Mapping, Role};
 use crate::engine::Cluster;
 use crate::engine::endpoint::EndpointCluster;
+use crate::engine::kubernetes::{self, KubernetesCluster};
 use crate::engine::local::{self, LocalCluster};
 use crate::engine::served::{Bench, Settings, Site, Stop, TOLERANCE};
 use crate::engine::simulated::SimulatedCluster;
 use crate::http::{Client, Options, Origin};
+use crate::load::aiperf::Aiperf;
 use crate::load::builtin::{self, Builtin};
 use crate::load::{ApiKey, Endpoint, LoadGenerator};
 use crate::output::error::AppError;
@@ -32,6 +36,15 @@ pub enum ClusterKind {
     Local,
     /// One engine that already runs
     Endpoint,
+    /// DynamoGraphDeployments of a Kubernetes cluster
+    Kubernetes,
+}
+
+impl ClusterKind {
+    /// What is meant where nothing is said: Dynamo's operator, which starts its profiler in a Job, means its cluster.
+    fn here() -> Self {
+        if drop_in::is_on() { Self::Kubernetes } else { Self::Simulated }
+    }
 }
 
 /// As what a running engine is measured.
@@ -51,8 +64,12 @@ pub enum RoleChoice {
 #[derive(Debug, Clone, clap::Args, Serialize)]
 pub struct ClusterArgs {
     /// Where engines run
-    #[arg(long, value_enum, default_value_t, value_name = "KIND")]
+    #[arg(long, value_enum, default_value_t = ClusterKind::here(), value_name = "KIND")]
     pub cluster: ClusterKind,
+    /// Which Kubernetes cluster, and which request of it.
+    #[command(flatten)]
+    #[serde(skip)]
+    pub kubernetes: KubernetesArgs,
     /// Where the engine answers, for --cluster endpoint
     #[arg(long, value_name = "URL", help_heading = "A running engine")]
     pub url: Option<String>,
@@ -110,13 +127,22 @@ impl ClusterArgs {
         let of_endpoint = self.url.is_some() || !self.metrics_url.is_empty() || self.role != RoleChoice::Both;
         let mapping = [self.tp, self.pp, self.dp, self.ep];
         if mapping.contains(&0) {
-            return Err(usage("--tp, --pp, --dp and --ep must be at least 1", "leave out those that the engine has not"));
+            return Err(usage(
+                "--tp, --pp, --dp and --ep must be at least 1",
+                "leave out those that the engine has not",
+            ));
+        }
+        if self.cluster != ClusterKind::Kubernetes && self.kubernetes.is_given() {
+            return Err(usage(
+                "--dgdr, --kubeconfig, --context, --reach and the deadlines of pods are about Kubernetes",
+                "add --cluster kubernetes, or leave them out",
+            ));
         }
         match self.cluster {
             ClusterKind::Endpoint if self.url.is_none() => {
                 Err(usage("--cluster endpoint needs --url", "for example --url http://localhost:8000"))
             }
-            ClusterKind::Simulated | ClusterKind::Local if of_endpoint || mapping != [1; 4] => Err(usage(
+            ClusterKind::Simulated | ClusterKind::Local | ClusterKind::Kubernetes if of_endpoint || mapping != [1; 4] => Err(usage(
                 "--url, --metrics-url, --role, --tp, --pp, --dp and --ep describe an engine that already runs",
                 "add --cluster endpoint, or leave them out",
             )),
@@ -127,8 +153,11 @@ impl ClusterArgs {
     /// The mapping of a running engine.
     fn mapping(&self) -> Result<Mapping, AppError> {
         let stage = self.tp.saturating_mul(self.dp);
-        if stage % self.ep != 0 {
-            return Err(usage(format!("--ep {} does not divide --tp × --dp = {stage}", self.ep), "give the engine's own"));
+        if !stage.is_multiple_of(self.ep) {
+            return Err(usage(
+                format!("--ep {} does not divide --tp × --dp = {stage}", self.ep),
+                "give the engine's own",
+            ));
         }
         Ok(Mapping { tp: self.tp, pp: self.pp, attention_dp: self.dp, moe_tp: stage / self.ep, moe_ep: self.ep })
     }
@@ -145,8 +174,7 @@ impl ClusterArgs {
         backends::check(spec.job.backend, mapping)
             .map_err(|error| usage(error.to_string(), "--tp, --pp, --dp and --ep are those of the engine at --url"))?;
         let roles = self.only_role().map_or_else(|| Role::ALL.to_vec(), |role| vec![role]);
-        let candidate =
-            |role: Role| Candidate { role, mapping, prior: search_space::prior(&spec.job, role, &mapping) };
+        let candidate = |role: Role| Candidate { role, mapping, prior: search_space::prior(&spec.job, role, &mapping) };
         Ok(SearchSpace { candidates: roles.into_iter().map(candidate).collect(), rejected: Vec::new() })
     }
 
@@ -154,7 +182,7 @@ impl ClusterArgs {
     pub fn estimate(&self, spec: &RunSpec) -> Arc<dyn Cluster> {
         let (mut job, mut simulation) = (spec.job.clone(), spec.simulation.clone());
         match self.cluster {
-            ClusterKind::Simulated => {}
+            ClusterKind::Simulated | ClusterKind::Kubernetes => {}
             ClusterKind::Local => job.hardware.total_gpus = devices(spec).len().try_into().unwrap_or(u32::MAX),
             ClusterKind::Endpoint => {
                 job.hardware.total_gpus = self.tp.saturating_mul(self.pp).saturating_mul(self.dp);
@@ -194,9 +222,11 @@ impl ClusterArgs {
         let tokenizer = engines.tokenizer.clone().or_else(|| {
             // Where the weights are a folder, the tokenizer lies there.
             let path = engines.local.as_ref().and_then(|local| local.model_path.clone());
-            [path, Some(spec.job.model.name.clone())].into_iter().flatten().map(Into::into).find(
-                |path: &std::path::PathBuf| path.is_absolute() && path.join("tokenizer.json").is_file(),
-            )
+            [path, Some(spec.job.model.name.clone())]
+                .into_iter()
+                .flatten()
+                .map(Into::into)
+                .find(|path: &std::path::PathBuf| path.is_absolute() && path.join("tokenizer.json").is_file())
         });
         let options = Options { ca_file: engines.ca_file.clone(), ..Options::default() };
         let served = engines.served_name.clone();
@@ -222,6 +252,7 @@ impl ClusterArgs {
         equipment: Option<Equipment>,
         stop: &Stop,
         dir: &RunDir,
+        connection: Option<&Connection>,
     ) -> Result<Arc<dyn Cluster>, AppError> {
         let Some(equipment) = equipment else { return Ok(self.estimate(spec)) };
         let Equipment { settings, generator, mut endpoint, http, names_its_model } = equipment;
@@ -238,6 +269,23 @@ impl ClusterArgs {
             reports: Some(dir.clone()),
         };
         let estimate = self.estimate(spec);
+        if let Some(connection) = connection {
+            let cluster = KubernetesCluster::new(
+                spec.clone(),
+                bench,
+                kubernetes::Options {
+                    kube: connection.kube.clone(),
+                    owner: connection.owner(spec, dir),
+                    reach: connection.reach(self.kubernetes.reach.as_ref()),
+                    deadlines: self.kubernetes.deadlines(spec),
+                    dir: Some(dir.clone()),
+                    endpoint,
+                    estimate,
+                },
+            );
+            cluster.remove_leftovers().await?;
+            return Ok(Arc::new(cluster));
+        }
         if self.cluster == ClusterKind::Local {
             let local = match &spec.engines.local {
                 Some(local) => local.clone(),
@@ -300,7 +348,11 @@ fn generator(spec: &RunSpec, endpoint: &Endpoint, options: &Options) -> Result<A
                 ..defaults
             })))
         }
-        LoadKind::Aiperf => Err(setup("`--load aiperf` is not built in yet", "use --load builtin")),
+        LoadKind::Aiperf => {
+            let aiperf =
+                Aiperf::find().map_err(|error| setup(error.to_string(), "--load builtin needs nothing else"))?;
+            Ok(Arc::new(aiperf.trusting(options.ca_file.clone())))
+        }
     }
 }
 
@@ -310,14 +362,13 @@ async fn models(http: &Client, endpoint: &Endpoint) -> Result<Vec<String>, AppEr
         message,
         hint: format!("--url is the address before /v1, and `curl {}/v1/models` must answer", endpoint.url),
     };
-    let origin: Origin = endpoint.url.parse().map_err(|error: crate::http::HttpError| {
-        usage(error.to_string(), "--url is like http://localhost:8000")
-    })?;
+    let origin: Origin = endpoint
+        .url
+        .parse()
+        .map_err(|error: crate::http::HttpError| usage(error.to_string(), "--url is like http://localhost:8000"))?;
     let key = endpoint.api_key.as_ref().map(ApiKey::expose);
-    let answer = http
-        .get(&origin, "/v1/models", key, FIRST_CONTACT)
-        .await
-        .map_err(|error| unreachable(error.to_string()))?;
+    let answer =
+        http.get(&origin, "/v1/models", key, FIRST_CONTACT).await.map_err(|error| unreachable(error.to_string()))?;
     if !answer.is_success() {
         let start: String = answer.text().chars().take(300).collect();
         return Err(unreachable(format!("{}/v1/models answers {}: {}", endpoint.url, answer.status, start.trim())));
@@ -340,16 +391,4 @@ fn pick(listed: Vec<String>, wanted: &str, url: &str) -> Result<String, AppError
             hint: "--served-name says which of them to measure".to_owned(),
         }),
     }
-}
-
-/// For a job that is measured on the engine at hand.
-pub fn fits(job: &Job, space: &SearchSpace) -> Result<(), AppError> {
-    let gpus = space.candidates.first().map_or(0, Candidate::gpus);
-    if gpus > job.hardware.total_gpus {
-        return Err(usage(
-            format!("the engine has {gpus} GPUs, the budget is {}", job.hardware.total_gpus),
-            "--total-gpus is the budget of the deployment that is planned",
-        ));
-    }
-    Ok(())
 }

@@ -14,7 +14,7 @@ pub struct InputArgs {
     #[arg(short = 'f', long, value_name = "FILE")]
     pub file: Option<String>,
     /// DGDR or its spec as Dynamo's operator passes it: JSON text, or a path
-    #[arg(long, value_name = "JSON|FILE", conflicts_with = "file")]
+    #[arg(long, visible_alias = "profile-config", value_name = "JSON|FILE", conflicts_with = "file")]
     pub config: Option<String>,
 }
 

@@ -2,7 +2,10 @@
 
 pub mod cluster;
 pub mod config;
+pub mod controller;
+pub mod drop_in;
 pub mod explain;
+pub mod kubernetes;
 pub mod plugin;
 pub mod profile;
 pub mod replay;
@@ -60,6 +63,8 @@ enum Command {
     Replay(Box<replay::Args>),
     /// Say why a recorded run came out as it did, and which SLA would make another candidate win
     Explain(explain::Args),
+    /// Work off the DGDRs of a cluster that name our class, one Job each
+    Controller(controller::Args),
     /// Look at the job that a DGDR and flags make, or at the schemas of files
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -88,7 +93,15 @@ pub fn main() -> ExitCode {
         _ => {}
     }
     child::this_program_compiles();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse_from(drop_in::arguments(std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(error) => {
+            if error.use_stderr() {
+                drop_in::told(&error.to_string());
+            }
+            error.exit()
+        }
+    };
     let printer = Printer::new(cli.global.output, cli.global.quiet, cli.global.no_progress, cli.global.color);
     let terminal = Terminal::new(&printer);
     let log_file = logging::init(cli.global.verbose, cli.global.quiet, &terminal);
@@ -109,6 +122,7 @@ fn run(command: Command, session: &Session) -> Result<u8, AppError> {
         Command::Profile(args) => args.run(session),
         Command::Replay(args) => args.run(session),
         Command::Explain(args) => args.run(session),
+        Command::Controller(args) => args.run(session),
         Command::Config(command) => {
             let mut text = Vec::new();
             command.run(&mut text, printer.is_json())?;

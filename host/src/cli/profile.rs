@@ -9,12 +9,15 @@ use sha2::{Digest as _, Sha256};
 use tracing::subscriber::NoSubscriber;
 
 use super::Session;
-use super::cluster::ClusterArgs;
+use super::cluster::{ClusterArgs, ClusterKind};
 use super::config::InputArgs;
+use super::drop_in;
+use super::kubernetes::Connection;
 use crate::domain::search_space::{self, Cause, SearchSpace};
 use crate::domain::{Candidate, Choice, Role};
 use crate::engine::Cluster;
 use crate::engine::served::Stop;
+use crate::kubernetes;
 use crate::output::error::AppError;
 use crate::output::progress::Progress;
 use crate::output::summary::Took;
@@ -62,8 +65,33 @@ impl Args {
     /// # Errors
     /// See [`AppError`].
     pub fn run(mut self, session: &Session) -> Result<u8, AppError> {
+        if !self.in_the_place_of_dynamos() {
+            return self.run_here(session);
+        }
+        let source = self.input.source().kept()?;
+        let out = self.out.clone();
+        let result = spec::peek(&source, &self.flags).map_err(AppError::from).and_then(|peek| {
+            if peek.rapid {
+                self.cluster.cluster = ClusterKind::Simulated;
+            }
+            self.run_here(session)
+        });
+        if let Err(error) = &result {
+            // Also what failed before there was a run: the sidecar waits for a word.
+            drop_in::told_in(&out, &error.to_string());
+        }
+        result
+    }
+
+    /// With `--dgdr` the request is ours altogether, also in a Job.
+    fn in_the_place_of_dynamos(&self) -> bool {
+        drop_in::is_on() && self.cluster.kubernetes.dgdr.is_none()
+    }
+
+    fn run_here(mut self, session: &Session) -> Result<u8, AppError> {
         let real_start = Instant::now();
         let printer = &session.printer;
+        let drop_in = self.in_the_place_of_dynamos();
         self.cluster.check()?;
         let real = self.cluster.is_real().then(real_runtime).transpose()?;
         if let (Some(runtime), Some(_), None) = (&real, &self.cluster.url, &self.flags.model)
@@ -71,9 +99,23 @@ impl Args {
         {
             self.flags.model = Some(runtime.block_on(self.cluster.only_model(&self.flags.engines))?);
         }
-        let resolved = spec::load(&self.input.source(), &self.flags)?;
+        let mut connection = match (&real, self.cluster.cluster) {
+            (Some(runtime), ClusterKind::Kubernetes) => {
+                Some(runtime.block_on(self.cluster.kubernetes.connect(&self.flags))?)
+            }
+            _ => None,
+        };
+        let resolved = match (&real, &mut connection) {
+            (Some(runtime), Some(connection)) => {
+                runtime.block_on(connection.load(self.input.source(), &self.flags))?
+            }
+            _ => spec::load(&self.input.source(), &self.flags)?,
+        };
         resolved.warnings.iter().for_each(|warning| printer.note(&format!("note: {warning}")));
-        let spec = resolved.spec;
+        let mut spec = resolved.spec;
+        let will_be_applied = spec.auto_apply;
+        // Dynamo's operator applies the result itself.
+        spec.auto_apply &= !drop_in;
         let space = self.cluster.space(&spec)?;
         let only_role = self.cluster.only_role();
         if only_role.is_none() {
@@ -94,6 +136,7 @@ impl Args {
             let existing = match (self.force, self.resume) {
                 (true, _) => Existing::Replace,
                 (_, true) => Existing::Resume,
+                _ if drop_in::is_on() => drop_in::existing(&self.out),
                 _ => Existing::Refuse,
             };
             Some(RunDir::open(&self.out, existing)?)
@@ -112,9 +155,14 @@ impl Args {
         };
         // Simulated points cost nothing but electricity; nobody is hurt if a power cut takes the last ones.
         let durability = if real.is_some() { Durability::Sync } else { Durability::Flush };
-        let (journal, past) = Journal::open(&dir, durability)?;
+        let (mut journal, mut past) = Journal::open(&dir, durability)?;
         if journal::started(&past).is_some_and(|started| started.spec_sha256 != spec_sha256) {
-            return Err(JournalError::OtherRun { path: dir.path().display().to_string() }.into());
+            if !drop_in::is_on() {
+                return Err(JournalError::OtherRun { path: dir.path().display().to_string() }.into());
+            }
+            // Another request's results on the same volume: as Dynamo's profiler, begin anew.
+            drop(journal);
+            (journal, past) = Journal::open(&RunDir::open(&self.out, Existing::Replace)?, durability)?;
         }
         // The prediction calls the user's plugins; where they fail, the run itself deals with it and says so.
         let predicting = simulated_runtime()?;
@@ -127,11 +175,20 @@ impl Args {
             None => simulated_runtime()?,
         };
         let stop = Stop::default();
-        let cluster = runtime.block_on(self.cluster.open(&spec, equipment, &stop, &dir));
+        let cluster = runtime.block_on(self.cluster.open(&spec, equipment, &stop, &dir, connection.as_ref()));
         if let Err(error) = &cluster {
             status::write_failure(&dir, &error.to_string());
         }
-        let run = Run { session, spec: &spec, space: &space, cluster: cluster?, dir: &dir, spec_sha256, stop };
+        let run = Run {
+            session,
+            spec: &spec,
+            space: &space,
+            cluster: cluster?,
+            dir: &dir,
+            spec_sha256,
+            stop,
+            connection: connection.as_ref(),
+        };
         let outcome = runtime.block_on(run.go(&mut policies, prediction.as_ref(), journal, past, only_role));
         // Whatever still waits for a process of an engine is not waited for.
         runtime.shutdown_timeout(Duration::from_secs(1));
@@ -151,16 +208,26 @@ impl Args {
                 write_out(session, &text)?;
                 return Ok(if choice.meets_sla { exit_code::OK } else { exit_code::INFEASIBLE });
             }
-            Found::All(outcome, result) => (outcome, result),
+            Found::All(Box::new(outcome), result) => (outcome, result),
         };
         let text =
             if printer.is_json() { json(&result)? } else { summary::result(printer, &result, dir.path(), &took) };
         write_out(session, &text)?;
-        Ok(match (&outcome.check, outcome.feasible()) {
+        let code = match (&outcome.check, outcome.feasible()) {
             (_, false) => exit_code::INFEASIBLE,
             (Some(check), true) if !check.meets_sla => exit_code::CHECK_MISSED,
             _ => exit_code::OK,
-        })
+        };
+        if !drop_in {
+            return Ok(code);
+        }
+        let code = drop_in::exit_code(code, will_be_applied);
+        if code == exit_code::INFEASIBLE {
+            // The operator would apply it without a word.
+            let error = "no configuration meets the SLA; the least bad one is in final_config.yaml, to be applied by hand";
+            status::write_failure(&dir, error);
+        }
+        Ok(code)
     }
 }
 
@@ -268,7 +335,7 @@ fn real_runtime() -> Result<tokio::runtime::Runtime, AppError> {
 /// What a run found.
 enum Found {
     /// All phases.
-    All(Outcome, Box<ResultFile>),
+    All(Box<Outcome>, Box<ResultFile>),
     /// One role of an engine that runs.
     Role(Role, Choice),
 }
@@ -289,9 +356,11 @@ struct Run<'a> {
     dir: &'a RunDir,
     spec_sha256: String,
     stop: Stop,
+    connection: Option<&'a Connection>,
 }
 
 impl Run<'_> {
+    /// The run, and what the cluster is told of it.
     async fn go(
         &self,
         policies: &mut Policies,
@@ -300,12 +369,44 @@ impl Run<'_> {
         past: Vec<Record>,
         only_role: Option<Role>,
     ) -> Result<Done, RunError> {
+        let request = self.connection.and_then(|connection| Some((connection, connection.dgdr.clone()?)));
+        let Some((connection, dgdr)) = request else {
+            return self.phases(policies, prediction, journal, past, only_role, None).await;
+        };
+        let (observer, task) = kubernetes::status::follow(connection.kube.clone(), dgdr);
+        let done = self.phases(policies, prediction, journal, past, only_role, Some(Box::new(observer))).await;
+        let outcome = match &done {
+            Ok(Done { found: Found::All(outcome, _), .. }) => Ok(outcome),
+            Err(error) => Err(error),
+            // Only an engine that runs already is measured in one role, and it has no request.
+            Ok(Done { found: Found::Role(..), .. }) => return done,
+        };
+        let owner = connection.owner(self.spec, self.dir);
+        let phase = task.profiling_phase();
+        if let Err(error) = outcome {
+            status::write_failure(self.dir, &error.to_string());
+        }
+        let report = connection.report(outcome, phase, self.dir, &owner, self.spec.auto_apply).await;
+        task.finish(report).await;
+        done
+    }
+
+    async fn phases(
+        &self,
+        policies: &mut Policies,
+        prediction: Option<&Prediction>,
+        journal: Journal,
+        past: Vec<Record>,
+        only_role: Option<Role>,
+        observer: Option<Box<dyn Observer>>,
+    ) -> Result<Done, RunError> {
         let log = Arc::new(Mutex::new(self.dir.append(LOG)?));
         self.session.log_file.attach(Arc::clone(&log));
         let candidates: Vec<Candidate> = self.space.candidates.clone();
         let forecast = prediction.map(Prediction::forecast).unwrap_or_default();
         let mut observers: Vec<Box<dyn Observer>> =
             vec![Box::new(Timeline::new(log)), Box::new(StatusWriter::new(self.dir.clone(), forecast))];
+        observers.extend(observer);
         if !self.session.printer.is_quiet() {
             observers.push(Box::new(Progress::new(
                 self.session.terminal.clone(),
@@ -349,11 +450,21 @@ impl Run<'_> {
             recorder: &recorder,
             artifacts: Some(&artifacts),
         };
-        let interrupts = tokio::spawn(watch_interrupts(stop, self.session.printer));
-        let found = match only_role {
-            Some(role) => phases::one_role::run(&mut context, role).await.map(|choice| Found::Role(role, choice)),
-            None => phases::run(&mut context).await.map(|(outcome, result)| Found::All(outcome, result)),
+        let (abort, aborted) = tokio::sync::oneshot::channel();
+        let is_real = self.cluster.kind() != "simulated";
+        let interrupts = tokio::spawn(watch_interrupts(stop, abort, is_real, self.session.printer));
+        let running = async {
+            match only_role {
+                Some(role) => phases::one_role::run(&mut context, role).await.map(|choice| Found::Role(role, choice)),
+                None => phases::run(&mut context).await.map(|(outcome, result)| Found::All(Box::new(outcome), result)),
+            }
         };
+        let found = tokio::select! {
+            biased;
+            Ok(()) = aborted => Err(RunError::Interrupted),
+            found = running => found,
+        };
+        self.cluster.clean_up().await;
         interrupts.abort();
         let found = found?;
         let gpu_seconds = journal::gpu_seconds(&past) + scheduler.usage().gpu_seconds;
@@ -361,23 +472,47 @@ impl Run<'_> {
     }
 }
 
-/// The first Ctrl-C or SIGTERM lets the current measurement finish and releases the engines, the second one leaves.
-async fn watch_interrupts(stop: Arc<AtomicBool>, printer: crate::output::printer::Printer) {
+/// A measurement that is under way when SIGTERM comes may go on so long: Kubernetes kills the process 30 s after it.
+const LAST_MEASUREMENT: Duration = Duration::from_secs(5);
+
+/// The first Ctrl-C lets the current measurement finish and releases the engines. SIGTERM and a second Ctrl-C end the
+/// measurement too; engines that are real are still released. A third one leaves at once.
+async fn watch_interrupts(
+    stop: Arc<AtomicBool>,
+    abort: tokio::sync::oneshot::Sender<()>,
+    is_real: bool,
+    printer: crate::output::printer::Printer,
+) {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
         tracing::warn!("cannot watch for signals; Ctrl-C ends the program at once");
         return;
     };
-    for again in [false, true] {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        if again {
-            std::process::exit(exit_code::INTERRUPTED.into());
-        }
-        printer.note("stopping after the current measurement; once more leaves at once");
-        stop.store(true, Ordering::Relaxed);
+    let by_terminate = tokio::select! {
+        _ = interrupt.recv() => false,
+        _ = terminate.recv() => true,
+    };
+    let once_more = if is_real { "breaks it off" } else { "leaves at once" };
+    printer.note(&format!("stopping after the current measurement; once more {once_more}"));
+    stop.store(true, Ordering::Relaxed);
+    let patience = async {
+        if is_real && by_terminate { tokio::time::sleep(LAST_MEASUREMENT).await } else { std::future::pending().await }
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        () = patience => {}
     }
+    if !is_real {
+        std::process::exit(exit_code::INTERRUPTED.into());
+    }
+    printer.note("the measurement is broken off; engines are released; once more leaves them");
+    // Whoever listens is at its end if this fails.
+    let _ = abort.send(());
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    std::process::exit(exit_code::INTERRUPTED.into());
 }

@@ -197,7 +197,7 @@ pub(super) fn disaggregated(request: &Request<'_>, shape: Shape) -> Result<Vec<C
 /// Frontend and one worker that serves whole requests.
 pub(super) fn alone(spec: &RunSpec, candidate: &Candidate) -> Result<Vec<Component>, DgdError> {
     let mode = Mode::Alone { prefix_caching: candidate.role == Role::Decode };
-    let worker = engine(spec, "worker", Kind::Worker(None), candidate.role, candidate.mapping, mode)?;
+    let worker = engine(spec, super::measured::WORKER, Kind::Worker(None), candidate.role, candidate.mapping, mode)?;
     let image = spec.deployment.image.clone().unwrap_or_else(|| worker.image.clone());
     Ok(vec![frontend(spec, image), worker])
 }

@@ -17,6 +17,7 @@
 //! Each step applied twice gives what it gives once.
 
 mod component;
+mod measured;
 mod names;
 pub mod overrides;
 mod planner;
@@ -34,8 +35,8 @@ use crate::{
 };
 
 pub use profile_data::{DecodePoint, DecodeTable, PLANNER_MIN_POINTS, PrefillPoint, PrefillTable, ProfileData};
-pub use read::{ReadError, workers};
-pub use yaml::{documents, to_yaml};
+pub use read::{ReadError, component_args, workers};
+pub use yaml::{deployment_in, documents, to_yaml};
 
 /// One worker component of a deployment.
 #[derive(Debug, Clone, PartialEq)]
@@ -199,13 +200,14 @@ pub fn generate_files(request: &Request<'_>) -> Result<Files, DgdError> {
 }
 
 /// The deployment that measures one candidate: one aggregated worker, prefix caching off for prefill and on for decode.
-/// Overrides are for the final deployment and do not apply.
+/// Of the user's overrides that holds which says where pods run and what they need (`measured.rs`).
 ///
 /// # Errors
 /// [`DgdError`] names the thing and the next step.
 pub fn generate_candidate(spec: &RunSpec, candidate: &Candidate) -> Result<Value, DgdError> {
     let name = format!("{}-{}-{}", spec.job.backend, candidate.role, candidate.mapping);
-    finish(spec, &name, Some(spec.job.backend), &component::alone(spec, candidate)?, None)
+    let user = spec.deployment.overrides.as_ref().map(|user| measured::overrides(user, candidate.role));
+    finish(spec, &name, Some(spec.job.backend), &component::alone(spec, candidate)?, user.as_ref())
 }
 
 /// Steps 2 to 5.

@@ -38,6 +38,14 @@ pub fn workers(dgd: &Value) -> Result<Vec<Worker>, ReadError> {
     workers.map(|(name, component)| worker(name, component)).collect()
 }
 
+/// Arguments after the module's name, of the first component whose type is wanted; none if its command cannot be read.
+pub fn component_args(dgd: &Value, wanted: impl Fn(&str) -> bool) -> Option<Vec<String>> {
+    let components = render::components(dgd);
+    let (_, component) = components.iter().find(|(_, component)| wanted(kind(component)))?;
+    let words = command_line(component).ok()?;
+    module_and_args(&words).map(|(_, args)| args.to_vec())
+}
+
 fn kind(component: &Value) -> &str {
     let text = |key| component.get(key).and_then(Value::as_str);
     text("type").or_else(|| text("componentType")).unwrap_or_default()

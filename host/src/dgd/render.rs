@@ -63,7 +63,8 @@ fn v1beta1(wishes: &DeploymentSpec, component: &Component) -> Value {
     let mut out = Map::new();
     out.insert("name".to_owned(), component.name.as_str().into());
     out.insert("type".to_owned(), kind.into());
-    shared(component, &mut out);
+    // Its presence says yes; the API knows no field in it, and refuses any where validation is strict.
+    shared(component, json!({}), &mut out);
     if let Some(version) = &wishes.runtime_version_override {
         out.insert("runtimeVersionOverride".to_owned(), version.as_str().into());
     }
@@ -98,7 +99,7 @@ fn v1alpha1(component: &Component) -> Value {
     if let Some(role) = role {
         out.insert("subComponentType".to_owned(), role.as_str().into());
     }
-    shared(component, &mut out);
+    shared(component, json!({ "enabled": true }), &mut out);
     if component.gpus_per_pod > 0 {
         out.insert("resources".to_owned(), json!({ "limits": { "gpu": component.gpus_per_pod.to_string() } }));
     }
@@ -115,13 +116,13 @@ fn v1alpha1(component: &Component) -> Value {
 }
 
 /// What both versions say in the same words.
-fn shared(component: &Component, out: &mut Map<String, Value>) {
+fn shared(component: &Component, scaling_adapter: Value, out: &mut Map<String, Value>) {
     out.insert("replicas".to_owned(), component.replicas.into());
     if component.nodes > 1 {
         out.insert("multinode".to_owned(), json!({ "nodeCount": component.nodes }));
     }
     if component.scaled {
-        out.insert("scalingAdapter".to_owned(), json!({ "enabled": true }));
+        out.insert("scalingAdapter".to_owned(), scaling_adapter);
     }
 }
 

@@ -26,6 +26,12 @@ pub fn documents<'a, T: Serialize + 'a>(values: impl IntoIterator<Item = &'a T>)
     Ok(documents.join("---\n"))
 }
 
+/// The first DynamoGraphDeployment of a YAML stream.
+pub fn deployment_in(text: &str) -> Option<serde_json::Value> {
+    let documents: Vec<serde_json::Value> = serde_yaml::from_multiple(text).ok()?;
+    documents.into_iter().find(|document| document.get("kind").is_some_and(|kind| kind == "DynamoGraphDeployment"))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};

@@ -34,6 +34,15 @@ impl Probe {
     }
 }
 
+/// What a point is measured for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aim {
+    /// To compare: it is enough when it is clear on which side of the SLA it lies.
+    Compare,
+    /// For its value: curves are read between their points.
+    Value,
+}
+
 /// Summary of one quantity's samples.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Stat {

@@ -10,6 +10,7 @@
 //! same scheduler code serves real and virtual time.
 
 pub mod endpoint;
+pub mod kubernetes;
 pub mod local;
 pub mod predicted;
 pub mod served;
@@ -21,7 +22,7 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Candidate, CandidateId, EngineFacts, Failure, Measurement, Probe, Role};
+use crate::domain::{Aim, Candidate, CandidateId, EngineFacts, Failure, Measurement, Probe, Role};
 
 /// An engine to bring up.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,6 +54,9 @@ pub trait Cluster: Send + Sync {
     /// Creates the deployment and waits until it is ready. Phase 7.
     async fn apply(&self, request: &ApplyRequest) -> Result<Box<dyn Deployment>, ApplyError>;
 
+    /// Removes what launches and rollouts left behind that were cut off; quickly, since the process is about to end.
+    async fn clean_up(&self) {}
+
     /// Why phase 7 cannot happen here, where that is known beforehand; it is then skipped with these words.
     fn cannot_apply(&self) -> Option<&'static str> {
         None
@@ -65,8 +69,9 @@ pub trait Engine: Send {
     /// What it said of itself when it came up.
     fn facts(&self) -> &EngineFacts;
 
-    /// Measures one point in the given role. Takes time on the cluster's clock.
-    async fn measure(&mut self, role: Role, probe: &Probe) -> Result<Measurement, Failure>;
+    /// Measures one point in the given role. Takes time on the cluster's clock. Dropping the future ends it and leaves
+    /// the engine usable.
+    async fn measure(&mut self, role: Role, probe: &Probe, aim: Aim) -> Result<Measurement, Failure>;
 
     /// What the engine wrote to its log so far.
     fn log(&self) -> String;
@@ -89,6 +94,12 @@ pub struct ApplyRequest {
 pub trait Deployment: Send {
     /// Sends the job's requests at the given rate and reports what users would see.
     async fn check(&mut self, load: &CheckLoad) -> Result<CheckReport, ApplyError>;
+
+    /// Puts back what ran before, after a check that missed the SLA, and says what it did; `None` where nothing did, and
+    /// the deployment stays.
+    async fn roll_back(&mut self) -> Result<Option<String>, ApplyError> {
+        Ok(None)
+    }
 }
 
 /// What to send to a deployment.

@@ -10,7 +10,7 @@ use super::{ApplyError, ApplyRequest, Cluster, Deployment, Engine, Launch};
 use crate::backends::EngineLimits;
 use crate::domain::memory::{DEFAULT_BATCHED_TOKENS, MemoryPlan};
 use crate::domain::roofline::{DecodeBatch, Roofline};
-use crate::domain::{EngineFacts, Failure, Job, Measurement, Probe, Role, Stat};
+use crate::domain::{Aim, EngineFacts, Failure, Job, Measurement, Probe, Role, Stat};
 
 /// Predicts what another cluster would measure.
 pub struct PredictedCluster {
@@ -87,7 +87,7 @@ impl Engine for PredictedEngine {
         &self.facts
     }
 
-    async fn measure(&mut self, role: Role, probe: &Probe) -> Result<Measurement, Failure> {
+    async fn measure(&mut self, role: Role, probe: &Probe, _aim: Aim) -> Result<Measurement, Failure> {
         let takes = self.other.expected_measure(&self.launch, probe);
         tokio::time::sleep(takes).await;
         let candidate = &self.launch.candidate;

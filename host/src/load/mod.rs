@@ -5,6 +5,7 @@
 //!                       '-----> LoadError    why there are no figures
 //! ```
 
+pub mod aiperf;
 pub mod builtin;
 mod point;
 mod report;

@@ -1,11 +1,12 @@
 //! What a load generator is asked.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Probe, Role, Sla};
+use crate::domain::{Aim, Probe, Role, Sla};
 
 /// How requests arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -80,6 +81,8 @@ pub struct Point {
     pub seed: u64,
     /// The point fails when it takes longer, warm-up included.
     pub deadline: Duration,
+    /// The candidate's folder in the run directory: a generator that writes files makes one of its own in it.
+    pub artifacts: Option<PathBuf>,
 }
 
 /// Half width of an interval that is precise enough, as a fraction, unless the job says otherwise.
@@ -97,7 +100,8 @@ impl Point {
     ///
     /// A probe counts samples of a decode engine in decode steps; requests are asked for that have as many, and one
     /// answer of each that is in flight at least.
-    pub fn of(role: Role, probe: &Probe, sla: &Sla, seed: u64) -> Self {
+    pub fn of(role: Role, probe: &Probe, aim: Aim, sla: &Sla, seed: u64) -> Self {
+        let target = |ms: Option<f64>| ms.filter(|_| aim == Aim::Compare);
         let (prompts, watch, max_requests) = match role {
             Role::Prefill => (Prompts::Unique, Watch::Ttft, probe.max_samples),
             Role::Decode => {
@@ -112,13 +116,14 @@ impl Point {
             prompts,
             watch,
             relative_precision: probe.relative_precision,
-            ttft_target_ms: sla.ttft_ms,
-            itl_target_ms: sla.itl_ms,
+            ttft_target_ms: target(sla.ttft_ms),
+            itl_target_ms: target(sla.itl_ms),
             max_requests: max_requests.max(1),
             quantile: sla.quantile,
             max_error_rate: MAX_ERROR_RATE,
             seed,
             deadline: DEADLINE,
+            artifacts: None,
         }
     }
 
@@ -138,6 +143,7 @@ impl Point {
             max_error_rate: MAX_ERROR_RATE,
             seed,
             deadline: DEADLINE,
+            artifacts: None,
         }
     }
 

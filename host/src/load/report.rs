@@ -45,10 +45,13 @@ pub struct ClientHealth {
     pub send_lateness_mean_ms: f64,
     /// The same, 99 % quantile.
     pub send_lateness_p99_ms: f64,
-    /// From a signal to the event loop, given at random moments, to its reaction, mean: how late tokens are seen.
+    /// From a signal to the event loop, due at random moments, to its reaction, mean: how late tokens are seen.
     pub loop_lag_mean_ms: f64,
     /// The same, 99 % quantile.
     pub loop_lag_p99_ms: f64,
+    /// How long a first token waits for the event loop, mean: for its thread to get a CPU, and in its queue behind tokens
+    /// that came at the same time.
+    pub read_lag_mean_ms: f64,
     /// Fraction of the time in which the event loop's thread was running; absent where the system does not say.
     pub cpu_share: Option<f64>,
     /// Fraction of the time in which it could have run but had no CPU.

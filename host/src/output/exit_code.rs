@@ -25,7 +25,7 @@ pub const OUTPUT: u8 = 9;
 pub const INFEASIBLE: u8 = 10;
 /// No legal mapping fits the GPUs; nothing was launched.
 pub const NO_CANDIDATE: u8 = 11;
-/// The deployment runs, but its check run did not keep what the plan promised.
+/// The deployment came up, but its check run did not keep what the plan promised.
 pub const CHECK_MISSED: u8 = 12;
 /// The weights fit, but the KV cache of no legal mapping holds one request; nothing was launched.
 pub const KV_TOO_SMALL: u8 = 13;
@@ -46,7 +46,7 @@ pub const ALL: &[(u8, &str)] = &[
     (OUTPUT, "the output directory cannot be used, or a file cannot be written"),
     (INFEASIBLE, "measured, but no configuration meets the SLA; the result is the least bad one"),
     (NO_CANDIDATE, "no legal mapping fits the GPUs; nothing was launched"),
-    (CHECK_MISSED, "the deployment runs, but its check run did not keep what the plan promised"),
+    (CHECK_MISSED, "the deployment came up, but its check run did not keep what the plan promised"),
     (KV_TOO_SMALL, "the weights fit, but the KV cache of no mapping holds one request; nothing was launched"),
     (INTERRUPTED, "interrupted; what was measured is kept"),
 ];

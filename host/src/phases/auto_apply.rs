@@ -27,12 +27,16 @@ pub fn objection(context: &Context<'_>, outcome: &Outcome) -> Option<String> {
     (!outcome.feasible()).then(|| "it does not meet the SLA; kubectl apply it by hand if it will do".to_owned())
 }
 
-/// Applies the deployment and checks it at the planned rate.
+/// Applies the deployment and checks it at the planned rate. Gives the report, what was put back, and a summary.
 ///
 /// # Errors
 /// If the deployment does not become ready or the check run itself fails. A promise that is not kept is no error
 /// here; the report says so.
-pub async fn run(context: &Context<'_>, generated: &Generated, plan: &Plan) -> Result<(CheckReport, String), RunError> {
+pub async fn run(
+    context: &Context<'_>,
+    generated: &Generated,
+    plan: &Plan,
+) -> Result<(CheckReport, Option<String>, String), RunError> {
     let request = ApplyRequest { dgd: generated.dgd.clone(), config_maps: generated.config_maps.clone() };
     let mut deployment = context.scheduler.cluster().apply(&request).await?;
     let job = &context.spec.job;
@@ -44,7 +48,12 @@ pub async fn run(context: &Context<'_>, generated: &Generated, plan: &Plan) -> R
     };
     let report = deployment.check(&load).await?;
     context.recorder.record(Event::Checked { report: report.clone() })?;
-    let verdict = if report.meets_sla { "within the SLA" } else { "NOT within the SLA" };
+    let mut verdict = if report.meets_sla { "within the SLA" } else { "NOT within the SLA" }.to_owned();
+    let rolled_back = if report.meets_sla { None } else { deployment.roll_back().await? };
+    if let Some(what) = &rolled_back {
+        verdict = format!("{verdict}; {what}");
+        context.recorder.record(Event::RolledBack { what: what.clone() })?;
+    }
     let summary = format!(
         "{:.2} requests/s: TTFT {:.0} ms, ITL {:.1} ms ({}), {verdict}",
         report.requests_per_second,
@@ -52,7 +61,7 @@ pub async fn run(context: &Context<'_>, generated: &Generated, plan: &Plan) -> R
         report.itl_ms.target,
         job.sla.statistic(),
     );
-    Ok((report, summary))
+    Ok((report, rolled_back, summary))
 }
 
 /// The rate that the plan is for: the user's, as far as the plan serves it, or the plan's capacity.

@@ -64,6 +64,8 @@ pub struct Outcome {
     pub check: Option<CheckReport>,
     /// Why phase 7 was skipped although it was asked for.
     pub not_applied: Option<String>,
+    /// What was put back because the deployment missed the SLA.
+    pub rolled_back: Option<String>,
     /// Whether a bundled plugin stood in for one that failed.
     pub degraded: bool,
 }
@@ -194,7 +196,7 @@ async fn all(context: &mut Context<'_>) -> Result<(Outcome, Box<ResultFile>), Ru
     finish(recorder, Phase::Generation, summary)?;
 
     let degraded = context.policies.degraded();
-    let mut outcome = Outcome { chosen, plan, check: None, not_applied: None, degraded };
+    let mut outcome = Outcome { chosen, plan, check: None, not_applied: None, rolled_back: None, degraded };
     if context.spec.auto_apply {
         // Whatever phase 7 comes to, the answer is on the disk by then.
         outcome.not_applied = auto_apply::objection(context, &outcome);
@@ -205,9 +207,9 @@ async fn all(context: &mut Context<'_>) -> Result<(Outcome, Box<ResultFile>), Ru
             }
             None => {
                 start(recorder, Phase::AutoApply)?;
-                let (report, summary) = auto_apply::run(context, &generated, &outcome.plan).await?;
+                let (report, rolled_back, summary) = auto_apply::run(context, &generated, &outcome.plan).await?;
                 finish(recorder, Phase::AutoApply, summary)?;
-                outcome.check = Some(report);
+                (outcome.check, outcome.rolled_back) = (Some(report), rolled_back);
             }
         }
     }

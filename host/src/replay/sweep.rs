@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use super::{Recording, RecordingError};
 use crate::domain::{
-    CandidateId, CurveGoal, EngineFacts, Failure, FailureClass, Goal, History, Measurement, Probe, Role, Selection,
-    Step,
+    Aim, CandidateId, CurveGoal, EngineFacts, Failure, FailureClass, Goal, History, Measurement, Probe, Role,
+    Selection, Step,
 };
 use crate::engine::simulated::SimulatedCluster;
 use crate::engine::{ApplyError, ApplyRequest, Cluster, Deployment, Engine, Launch};
@@ -292,7 +292,7 @@ impl Engine for RecordedEngine {
         &self.facts
     }
 
-    async fn measure(&mut self, role: Role, probe: &Probe) -> Result<Measurement, Failure> {
+    async fn measure(&mut self, role: Role, probe: &Probe, aim: Aim) -> Result<Measurement, Failure> {
         if let Some(found) = self.history.measurements.iter().find(|m| m.point() == probe.point()) {
             self.tally.recorded.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(seconds(found.duration_s)).await;
@@ -306,7 +306,7 @@ impl Engine for RecordedEngine {
         match &mut self.inner {
             Some(engine) => {
                 self.tally.simulated.fetch_add(1, Ordering::Relaxed);
-                engine.measure(role, probe).await
+                engine.measure(role, probe, aim).await
             }
             None => {
                 self.tally.unknown.fetch_add(1, Ordering::Relaxed);

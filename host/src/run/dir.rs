@@ -99,6 +99,7 @@ const OURS: &[&str] = &[
     "final_config.yaml",
     "selected_prefill_interpolation",
     "selected_decode_interpolation",
+    "deployment",
 ];
 
 fn is_ours(name: &str) -> bool {
@@ -160,6 +161,17 @@ impl RunDir {
         Ok(Self { dir: Arc::new(dir), path: path.to_owned() })
     }
 
+    /// Creates or opens the directory, whatever is in it and whoever else writes there.
+    ///
+    /// # Errors
+    /// If it cannot be created or opened.
+    pub fn shared(path: &Path) -> Result<Self, DirError> {
+        let unusable = |source| DirError::Unusable { path: path.to_owned(), source };
+        std::fs::create_dir_all(path).map_err(unusable)?;
+        let dir = Dir::open_ambient_dir(path, ambient_authority()).map_err(unusable)?;
+        Ok(Self { dir: Arc::new(dir), path: path.to_owned() })
+    }
+
     /// As the user gave it.
     pub fn path(&self) -> &Path {
         &self.path
@@ -199,13 +211,24 @@ impl RunDir {
         self.dir.read(name).map_err(|source| self.file_error("read", name, source))
     }
 
-    /// Opens a file to append to it, creating it where needed.
+    /// Gives a file another name, over a file of that name.
+    ///
+    /// # Errors
+    /// If the disk does not take it.
+    pub fn rename(&self, name: &str, to: &str) -> Result<(), DirError> {
+        self.dir.rename(name, &self.dir, to).map_err(|source| self.file_error("write", to, source))
+    }
+
+    /// Opens a file to append to it, creating it and its folders where needed.
     ///
     /// # Errors
     /// If the disk does not take it.
     pub fn append(&self, name: &str) -> Result<std::fs::File, DirError> {
         let mut options = OpenOptions::new();
         options.create(true).append(true).read(true);
+        if let Some(parent) = Path::new(name).parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            self.dir.create_dir_all(parent).map_err(|source| self.file_error("write", name, source))?;
+        }
         self.dir
             .open_with(name, &options)
             .map(cap_std::fs::File::into_std)

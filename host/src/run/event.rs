@@ -180,6 +180,11 @@ pub enum Event {
         /// What users would see.
         report: CheckReport,
     },
+    /// The deployment missed the SLA, and what ran before it runs again.
+    RolledBack {
+        /// For a person.
+        what: String,
+    },
     /// A phase is over.
     PhaseFinished {
         /// Which.

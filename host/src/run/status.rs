@@ -101,25 +101,35 @@ pub fn write_failure(dir: &RunDir, error: &str) {
     write(dir, &file);
 }
 
+/// What a person would want to read of a run that is at this event, if anything.
+pub fn message(event: &Event, candidates: &[Candidate]) -> Option<String> {
+    let name = |id: u32| candidates.get(id as usize).map_or_else(|| id.to_string(), Candidate::name);
+    match event {
+        Event::PhaseStarted { phase } => Some(format!("phase {} of 7: {}", phase.number(), phase.title())),
+        Event::Launching { candidate } => Some(format!("launching {}", name(*candidate))),
+        Event::Launched { facts } => Some(format!("measuring {}", name(facts.candidate))),
+        _ => None,
+    }
+}
+
 impl Observer for StatusWriter {
     fn on(&mut self, record: &Record, _history: &History) {
         let standing = self.tracker.on(record);
         let phase = self.tracker.phase().map_or("Initializing", super::Phase::dynamo_name);
-        let name = |id: u32| self.candidates.get(id as usize).map_or_else(|| id.to_string(), Candidate::name);
         let message = match &record.event {
             Event::RunStarted(started) => {
                 self.candidates.clone_from(&started.candidates);
                 return;
             }
-            Event::PhaseStarted { phase } => format!("phase {} of 7: {}", phase.number(), phase.title()),
-            Event::Launching { candidate } => format!("launching {}", name(*candidate)),
-            Event::Launched { facts } => format!("measuring {}", name(facts.candidate)),
             Event::RunFinished { feasible } => {
                 let message = if *feasible { "done" } else { "done; no configuration meets the SLA" };
                 self.write(State::Success, message, None, "Done", Standing { fraction: 1.0, eta_s: None });
                 return;
             }
-            _ => return,
+            event => match message(event, &self.candidates) {
+                Some(message) => message,
+                None => return,
+            },
         };
         self.write(State::Running, &message, None, phase, standing);
     }

@@ -111,6 +111,7 @@ impl Timeline {
                 report.slo_attainment * 100.0
             ),
             Event::PhaseFinished { phase, summary } => format!("Phase {} done: {summary}", phase.number()),
+            Event::RolledBack { what } => format!("rolled back: {what}"),
             Event::PhaseSkipped { phase, reason } => format!("Phase {} skipped: {reason}", phase.number()),
             Event::RunFinished { feasible: true } => "done".to_owned(),
             Event::RunFinished { feasible: false } => "done; no configuration meets the SLA".to_owned(),

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::Notify;
 
-use crate::domain::{Candidate, CandidateId, Failure, FailureClass, Probe};
+use crate::domain::{Aim, Candidate, CandidateId, Failure, FailureClass, Probe};
 use crate::engine::{Cluster, Engine, Launch};
 use crate::run::{Event, JournalError, Phase, Recorder, RunDir};
 
@@ -66,6 +66,14 @@ pub struct Usage {
     pub launches: u32,
     /// GPUs times seconds that engines held, launching included, on the cluster's clock.
     pub gpu_seconds: f64,
+}
+
+/// Sweeps compare candidates, curves are for their values.
+const fn aim(phase: Phase) -> Aim {
+    match phase {
+        Phase::PrefillSweep | Phase::DecodeSweep => Aim::Compare,
+        _ => Aim::Value,
+    }
 }
 
 impl Scheduler {
@@ -141,7 +149,7 @@ impl Scheduler {
                 return Err(Halt::Interrupted);
             }
             self.recorder.record(Event::Measuring { probe: *probe })?;
-            match live.engine.measure(candidate.role, probe).await {
+            match live.engine.measure(candidate.role, probe, aim(phase)).await {
                 Ok(measurement) => self.recorder.record(Event::Measured { phase, measurement })?,
                 Err(failure) => {
                     let engine_is_lost = failure.probe.is_none();

@@ -75,6 +75,11 @@ impl SpecError {
         self.0.place.as_ref()
     }
 
+    /// Where the unknown field stands, if that is what is wrong.
+    pub(super) fn unknown_field(&self) -> Option<&Place> {
+        self.place().filter(|_| self.0.message.contains("unknown field `"))
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> Option<&str> {
         self.0.hint.as_deref()

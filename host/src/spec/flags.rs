@@ -107,7 +107,7 @@ pub struct Flags {
     #[arg(long)]
     pub name: Option<String>,
     /// Namespace of the deployment
-    #[arg(long)]
+    #[arg(short, long)]
     pub namespace: Option<String>,
     /// Form of the generated DynamoGraphDeployment
     #[arg(long, value_enum)]

@@ -38,7 +38,7 @@ pub use error::{ErrorKind, Place, SpecError};
 pub use flags::{Flags, key_value};
 pub use model_config::read_model_config;
 pub use names::{LONGEST_COMPONENT, MAX_POD_NAME};
-pub use resolve::{Origin, OriginEntry, Resolved, load, plugin_source};
+pub use resolve::{Origin, OriginEntry, Peek, Resolved, load, load_on, peek, plugin_source};
 pub use run_spec::*;
 pub use schema::dgdr_schema;
 pub use source::Source;

@@ -50,6 +50,7 @@ pub(super) struct Request {
     pub model_figures: Option<Given<Model>>,
     pub model_cache: Option<Given<PartialModelCache>>,
     pub backend: Option<Given<BackendChoice>>,
+    pub search_strategy: Option<SearchStrategy>,
     pub image: Option<Given<String>>,
     pub workers_image: Option<Given<String>>,
     pub gpu_sku: Option<Given<String>>,
@@ -158,7 +159,47 @@ pub(super) struct Metadata {
 
 /// Reads a text that holds one DGDR, whole or as a bare spec.
 pub(super) fn parse(text: &Text) -> Result<Request, SpecError> {
-    let mut node = text.dgdr()?;
+    parse_node(text.dgdr()?, text)
+}
+
+/// As [`parse`], for an object that an API server has checked: what is unknown here is a newer field, left out with a
+/// warning.
+pub(super) fn parse_tolerant(text: &Text) -> Result<Request, SpecError> {
+    let mut unknown: Vec<Place> = Vec::new();
+    let mut warnings = Vec::new();
+    loop {
+        let mut node = text.dgdr()?;
+        unknown.iter().for_each(|place| without(&mut node, place));
+        match parse_node(node, text) {
+            Ok(mut request) => {
+                request.warnings.append(&mut warnings);
+                return Ok(request);
+            }
+            Err(error) => match error.unknown_field() {
+                // The same one again: it stands where nothing can be left out.
+                Some(place) if !unknown.contains(place) => {
+                    warnings.push(format!("{}:{}: {error}: left out, it is newer than this program", place.source, place.line));
+                    unknown.push(place.clone());
+                }
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
+/// Takes the entry away whose key stands there.
+fn without(node: &mut Node, place: &Place) {
+    match &mut node.value {
+        Value::Map(entries) => {
+            entries.retain(|entry| (entry.key_at.line, entry.key_at.column) != (place.line, place.column));
+            entries.iter_mut().for_each(|entry| without(&mut entry.node, place));
+        }
+        Value::List(items) => items.iter_mut().for_each(|item| without(item, place)),
+        _ => {}
+    }
+}
+
+fn parse_node(mut node: Node, text: &Text) -> Result<Request, SpecError> {
     if !matches!(node.value, Value::Map(_)) {
         return Err(SpecError::config(format!("a {KIND} must be a map, not {}", node.describe()))
             .at(text.place(node.at))
@@ -365,6 +406,7 @@ fn from_v1beta1(spec: v1beta1::Spec, view: &View<'_>) -> Result<Request, SpecErr
             &mut request.warnings,
         );
     }
+    request.search_strategy = spec.search_strategy;
     request.model = view.given("model", spec.model);
     request.backend = view.given("backend", spec.backend);
     request.image = view.given("image", spec.image);

@@ -16,10 +16,10 @@ use super::flags::Flags;
 use super::model_config::read_model_config;
 use super::names::{LONGEST_COMPONENT, MAX_POD_NAME, label_problem};
 use super::profiler::{Digest, Plugin, Setting};
-use super::request::{Given, Request, Version, parse};
+use super::request::{Given, Request, Version, parse, parse_tolerant};
 use super::run_spec::*;
 use super::source::Source;
-use super::v1beta1::BackendChoice;
+use super::v1beta1::{BackendChoice, SearchStrategy};
 use crate::domain::search_space::Limits;
 use crate::domain::{Backend, Demand, GpuSku, Hardware, Job, Model, Sla, Workload};
 
@@ -81,10 +81,53 @@ pub struct Resolved {
 /// # Errors
 /// The first thing that is wrong, with its place and what to do about it.
 pub fn load(source: &Source, flags: &Flags) -> Result<Resolved, SpecError> {
-    let text = Text { name: source.name(), text: source.read()? };
-    let request = parse(&text)?;
+    load_on(source, flags, None)
+}
+
+/// As [`load`], for a cluster that was found to have this hardware.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_on(source: &Source, flags: &Flags, discovered: Option<&Discovered>) -> Result<Resolved, SpecError> {
+    let request = read_request(source)?;
     let defaults = Defaults::load()?;
-    Resolver { flags, source, defaults: &defaults, origins: Vec::new(), warnings: Vec::new() }.resolve(request)
+    let warnings = discovered.map(|found| found.notes.clone()).unwrap_or_default();
+    Resolver { flags, source, defaults: &defaults, discovered, origins: Vec::new(), warnings }.resolve(request)
+}
+
+fn read_request(source: &Source) -> Result<Request, SpecError> {
+    let text = Text { name: source.name(), text: source.read()? };
+    match source {
+        Source::Cluster { .. } => parse_tolerant(&text),
+        _ => parse(&text),
+    }
+}
+
+/// What file and flags say before defaults come in; for whoever has to find something out first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Peek {
+    /// Kind of GPU.
+    pub gpu_sku: Option<String>,
+    /// Whether kind, GPUs per node and GPU budget are all given.
+    pub hardware_complete: bool,
+    /// Whether Dynamo would only simulate: its `searchStrategy` is `rapid`, or not given.
+    pub rapid: bool,
+}
+
+/// What file and flags say. Standard input is read for good: give it [`Source::kept`].
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn peek(source: &Source, flags: &Flags) -> Result<Peek, SpecError> {
+    let request = read_request(source)?;
+    let figures = request.gpu_figures.is_some();
+    let gpu_sku = flags.gpu_sku.clone().or(request.gpu_sku.map(|given| given.value));
+    let per_node = flags.num_gpus_per_node.is_some() || request.gpus_per_node.is_some();
+    let total = flags.total_gpus.is_some() || request.total_gpus.is_some();
+    let hardware_complete = (figures || gpu_sku.is_some()) && per_node && total;
+    // v1alpha1 knows no strategy, and its profiler measures.
+    let rapid = request.version == Version::V1beta1 && request.search_strategy != Some(SearchStrategy::Thorough);
+    Ok(Peek { gpu_sku, hardware_complete, rapid })
 }
 
 /// A value with its origin, so that a check can blame the right one.
@@ -175,6 +218,7 @@ struct Resolver<'a> {
     flags: &'a Flags,
     source: &'a Source,
     defaults: &'a Defaults,
+    discovered: Option<&'a Discovered>,
     origins: Vec<OriginEntry>,
     warnings: Vec<String>,
 }
@@ -279,7 +323,7 @@ impl Resolver<'_> {
             Source::File(path) => {
                 path.file_stem().and_then(|stem| stem.to_str()).filter(|s| label_problem(s).is_none())
             }
-            Source::Stdin | Source::Inline(_) => None,
+            Source::Stdin | Source::Inline(_) | Source::Cluster { .. } => None,
         };
         let dgdr = match Field::choose("--name", self.flags.name.clone(), request.name.take()) {
             Some(field) => field,
@@ -411,7 +455,11 @@ impl Resolver<'_> {
 
     fn hardware(&mut self, request: &mut Request) -> Result<Hardware, SpecError> {
         let figures = Field::choose("", None, request.gpu_figures.take());
-        let sku = Field::choose("--gpu-sku", self.flags.gpu_sku.clone(), request.gpu_sku.take());
+        let discovered = |found: &Discovered| Origin::Derived(format!("labels of nodes: {}", found.from));
+        let sku = Field::choose("--gpu-sku", self.flags.gpu_sku.clone(), request.gpu_sku.take()).or_else(|| {
+            let found = self.discovered.filter(|_| figures.is_none())?;
+            Some(Field::new(found.gpu_sku.clone(), discovered(found), "hardware.gpuSku"))
+        });
         let (gpu, origin, figures_origin) = self.gpu(sku, figures)?;
         self.record("hardware.gpuSku", &gpu.name, origin);
         let summary = format!(
@@ -423,11 +471,17 @@ impl Resolver<'_> {
         self.record("hardware.gpuFigures", &summary, figures_origin.clone());
 
         let per_node = Field::choose("--num-gpus-per-node", self.flags.num_gpus_per_node, request.gpus_per_node.take())
-            .unwrap_or_else(|| Field::new(gpu.gpus_per_node, figures_origin, "hardware.numGpusPerNode"));
+            .unwrap_or_else(|| match self.discovered {
+                Some(found) => Field::new(found.gpus_per_node, discovered(found), "hardware.numGpusPerNode"),
+                None => Field::new(gpu.gpus_per_node, figures_origin, "hardware.numGpusPerNode"),
+            });
         self.record("hardware.numGpusPerNode", &per_node.value, per_node.origin.clone());
         let per_node = per_node.within(1, MAX_GPUS)?.value;
         let total = Field::choose("--total-gpus", self.flags.total_gpus, request.total_gpus.take())
-            .unwrap_or_else(|| Field::new(per_node, Origin::Derived("one node".to_owned()), "hardware.totalGpus"));
+            .unwrap_or_else(|| match self.discovered {
+                Some(found) => Field::new(found.total_gpus, discovered(found), "hardware.totalGpus"),
+                None => Field::new(per_node, Origin::Derived("one node".to_owned()), "hardware.totalGpus"),
+            });
         self.record("hardware.totalGpus", &total.value, total.origin.clone());
         let total = total.within(1, MAX_GPUS)?;
         if total.value < 2 {
@@ -801,10 +855,11 @@ impl Resolver<'_> {
                 *path = folder.join(&*path);
             }
         }
-        engines.local = engines.local.map(|local| local.complete(folder)).transpose().map_err(|error| match &given {
-            Some(field) => field.blame(&error),
-            None => error,
-        })?;
+        engines.local =
+            engines.local.map(|local| local.complete(folder)).transpose().map_err(|error| match &given {
+                Some(field) => field.blame(&error),
+                None => error,
+            })?;
         let by_file: Map<String, Value> = as_map(&engines);
         let flags = &self.flags.engines;
         macro_rules! over {
@@ -812,7 +867,17 @@ impl Resolver<'_> {
                 $(if flags.$field.is_some() { engines.$field.clone_from(&flags.$field); })*
             };
         }
-        over!(load, tokenizer, served_name, api_key_file, ca_file, kv_tokens, kv_tolerance, max_running, max_client_share);
+        over!(
+            load,
+            tokenizer,
+            served_name,
+            api_key_file,
+            ca_file,
+            kv_tokens,
+            kv_tolerance,
+            max_running,
+            max_client_share
+        );
         engines.launch_deadline_s = flags.launch_deadline.or(engines.launch_deadline_s);
         engines.point_deadline_s = flags.point_deadline.or(engines.point_deadline_s);
         if let Some(argument) = &flags.local {
@@ -828,7 +893,9 @@ impl Resolver<'_> {
             let name = if matches!(origin, Origin::Flag(_)) { flag } else { path.clone() };
             let field = Field { value: value.as_f64(), origin: origin.clone(), name, at: None };
             let range = match key.as_str() {
-                "launchDeadlineS" | "pointDeadlineS" | "kvTokens" | "maxRunning" | "maxClientShare" => Some(Range::Positive),
+                "launchDeadlineS" | "pointDeadlineS" | "kvTokens" | "maxRunning" | "maxClientShare" => {
+                    Some(Range::Positive)
+                }
                 "kvTolerance" => Some(Range::BelowOne),
                 _ => None,
             };

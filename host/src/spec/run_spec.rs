@@ -166,6 +166,21 @@ pub struct DeploymentSpec {
     pub tolerations: Vec<serde_json::Value>,
 }
 
+/// Hardware that a cluster was found to have; counts where neither file nor flag says anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discovered {
+    /// Kind of GPU, as the catalog calls it.
+    pub gpu_sku: String,
+    /// GPUs in one node.
+    pub gpus_per_node: u32,
+    /// All of them.
+    pub total_gpus: u32,
+    /// Where it was read, for a person.
+    pub from: String,
+    /// What a person should know.
+    pub notes: Vec<String>,
+}
+
 /// PVC with the weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ModelCache {

@@ -14,6 +14,14 @@ pub enum Source {
     Stdin,
     /// The text itself, as Dynamo's operator passes it.
     Inline(String),
+    /// An object that was read from a cluster. Its API server has checked it, so that a field unknown here is a newer
+    /// one of Dynamo's and no mistake.
+    Cluster {
+        /// `dgdr/NAME`, for messages.
+        name: String,
+        /// YAML.
+        text: String,
+    },
 }
 
 /// Larger than any object that Kubernetes stores (1.5 MiB in etcd).
@@ -35,6 +43,7 @@ impl Source {
             Source::File(path) => path.display().to_string(),
             Source::Stdin => "<stdin>".to_owned(),
             Source::Inline(_) => "<inline>".to_owned(),
+            Source::Cluster { name, .. } => name.clone(),
         }
     }
 
@@ -42,7 +51,18 @@ impl Source {
     pub(super) fn folder(&self) -> Option<&Path> {
         match self {
             Source::File(path) => path.parent(),
-            Source::Stdin | Source::Inline(_) => None,
+            Source::Stdin | Source::Inline(_) | Source::Cluster { .. } => None,
+        }
+    }
+
+    /// The same, such that it can be read more than once: standard input can not.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn kept(self) -> Result<Self, SpecError> {
+        match self {
+            Source::Stdin => Ok(Source::Inline(Source::Stdin.read()?)),
+            other => Ok(other),
         }
     }
 
@@ -50,7 +70,7 @@ impl Source {
         match self {
             Source::File(path) => read_file(path),
             Source::Stdin => read_all(std::io::stdin().lock(), "standard input"),
-            Source::Inline(text) => Ok(text.clone()),
+            Source::Inline(text) | Source::Cluster { text, .. } => Ok(text.clone()),
         }
     }
 }

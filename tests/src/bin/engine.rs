@@ -1,5 +1,5 @@
-//! An engine for tests of whole runs: the server of `openai.rs` as a process that takes its time, its memory and its bad
-//! ends from flags, and logs as vLLM does.
+//! An engine for tests of whole runs: the server of `openai.rs` as a process that takes its time, its memory and its
+//! bad ends from flags, and logs as vLLM does.
 
 #![allow(clippy::expect_used, clippy::print_stdout, reason = "a program of tests")]
 
@@ -68,6 +68,7 @@ fn main() {
         timing: Timing {
             ttft_ms: 2.0 / flags.speed,
             ttft_ms_per_token: 0.02 / flags.speed,
+            ttft_spread: 0.0,
             itl_ms: 3.0 / flags.speed,
             itl_ms_per_request: 0.05 / flags.speed,
         },

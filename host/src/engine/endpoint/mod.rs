@@ -8,11 +8,11 @@ use tokio::time::Instant;
 
 use super::served::{Bench, Keeper, Liveness, Served, Site};
 use super::{ApplyError, ApplyRequest, Cluster, Deployment, Engine, Launch};
-use crate::domain::{EngineFacts, Failure, Measurement, Probe, Role};
+use crate::domain::{Aim, EngineFacts, Failure, Measurement, Probe, Role};
 
 /// Why phase 7 does not happen here.
-pub const CANNOT_APPLY: &str = "only an engine that already runs was measured; kubectl apply final_config.yaml where it is \
-                                to run";
+pub const CANNOT_APPLY: &str = "only an engine that already runs was measured; kubectl apply final_config.yaml where it \
+                                is to run";
 
 /// The engine at one URL.
 pub struct EndpointCluster {
@@ -76,8 +76,8 @@ impl Engine for EndpointEngine {
         self.served.facts()
     }
 
-    async fn measure(&mut self, role: Role, probe: &Probe) -> Result<Measurement, Failure> {
-        self.served.measure(role, probe).await
+    async fn measure(&mut self, role: Role, probe: &Probe, aim: Aim) -> Result<Measurement, Failure> {
+        self.served.measure(role, probe, aim).await
     }
 
     fn log(&self) -> String {

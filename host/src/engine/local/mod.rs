@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use self::ports::{Leased, Ports};
 use self::process::Group;
@@ -30,7 +30,7 @@ use super::served::{Bench, Served, Site};
 use super::{ApplyError, ApplyRequest, Cluster, Deployment, Engine, Launch};
 use crate::backends::{self, EngineLimits, Mode, Worker};
 use crate::domain::memory::{DEFAULT_BATCHED_TOKENS, MemoryPlan};
-use crate::domain::{Backend, Candidate, EngineFacts, Failure, FailureClass, Job, Measurement, Probe, Role};
+use crate::domain::{Aim, Backend, Candidate, EngineFacts, Failure, FailureClass, Job, Measurement, Probe, Role};
 use crate::load::Endpoint;
 use crate::run::RunDir;
 use crate::spec::{EngineTemplate, LocalSpec};
@@ -38,12 +38,15 @@ use crate::spec::{EngineTemplate, LocalSpec};
 /// Between asking a process to end and ending it, if nothing else is said: vLLM frees its GPUs in 2 to 5 seconds.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// An engine's output may be so late in its log.
+const LOG_LAGS: Duration = Duration::from_secs(2);
+
 /// Tokens of a block, for engines whose cache is given in blocks.
 const BLOCK_TOKENS: f64 = 16.0;
 
 /// Why phase 7 does not happen here.
-pub const CANNOT_APPLY: &str = "a DynamoGraphDeployment needs Kubernetes, and this cluster is one machine; kubectl apply \
-                                final_config.yaml where it is to run";
+pub const CANNOT_APPLY: &str = "a DynamoGraphDeployment needs Kubernetes, and this cluster is one machine; kubectl \
+                                apply final_config.yaml where it is to run";
 
 /// This machine.
 pub struct LocalCluster {
@@ -132,6 +135,7 @@ impl LocalCluster {
         if plan.processes.is_empty() {
             return Err("its template starts nothing".to_owned());
         }
+        ports::check_own(&plan.url, &leased)?;
         let grace = self.spec.grace_s.and_then(|s| Duration::try_from_secs_f64(s).ok()).unwrap_or(GRACE);
         let mut group = Group::new(grace);
         for process in plan.processes {
@@ -171,6 +175,22 @@ impl LocalCluster {
         Err(format!("{} is full of launches", base.display()))
     }
 
+    /// The log, once it says how large the engine is. What an engine writes goes through its supervisor, so that it may
+    /// answer before its log is there.
+    async fn settled_log(&self, group: &Group, ranks: u32) -> Result<String, String> {
+        let backend = self.bench.job.backend;
+        let until = Instant::now() + LOG_LAGS;
+        loop {
+            let log = group.logs();
+            let is_complete = backends::kv_capacity_from_log(backend, &log, ranks).is_some()
+                && backends::max_running_from_log(backend, &log).is_some();
+            if is_complete || Instant::now() >= until {
+                return Ok(log);
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     fn values(&self, candidate: &Candidate, lease: &Lease, ports: &Leased, folder: &Path) -> Result<Values, String> {
         let Job { model, hardware, backend, workload, max_context_tokens, .. } = &*self.bench.job;
         let mapping = candidate.mapping;
@@ -188,8 +208,7 @@ impl LocalCluster {
             mode: Mode::Alone { prefix_caching },
         };
         let flags = backends::args(*backend, &worker).map_err(|error| error.to_string())?;
-        let rank_tokens =
-            MemoryPlan::new(model, &mapping, &hardware.gpu, DEFAULT_BATCHED_TOKENS).kv_tokens_per_rank();
+        let rank_tokens = MemoryPlan::new(model, &mapping, &hardware.gpu, DEFAULT_BATCHED_TOKENS).kv_tokens_per_rank();
         let caching = if prefix_caching { "--enable-prefix-caching" } else { "--no-enable-prefix-caching" };
         let texts: [(&str, String); 23] = [
             ("role", candidate.role.to_string()),
@@ -275,7 +294,7 @@ impl Cluster for LocalCluster {
         let backend = self.bench.job.backend;
         let limit = EngineLimits::of(backend, launch.candidate.role, self.bench.job.workload.isl).max_running;
         let asked = limit.saturating_mul(launch.candidate.mapping.attention_dp);
-        let log = async { Ok(group.logs()) };
+        let log = self.settled_log(&group, launch.candidate.mapping.attention_dp);
         let served =
             Served::connect(&self.bench, launch.clone(), site, group.liveness(), launched, log, Some(asked)).await;
         match served {
@@ -311,8 +330,8 @@ impl Engine for LocalEngine {
         self.served.facts()
     }
 
-    async fn measure(&mut self, role: Role, probe: &Probe) -> Result<Measurement, Failure> {
-        self.served.measure(role, probe).await
+    async fn measure(&mut self, role: Role, probe: &Probe, aim: Aim) -> Result<Measurement, Failure> {
+        self.served.measure(role, probe, aim).await
     }
 
     fn log(&self) -> String {
@@ -321,12 +340,7 @@ impl Engine for LocalEngine {
 
     async fn shutdown(self: Box<Self>) -> Result<(), Failure> {
         let candidate = self.served.facts().candidate;
-        self.group.end().await.map_err(|reason| Failure {
-            candidate,
-            class: FailureClass::Other,
-            probe: None,
-            reason,
-        })
+        self.group.end().await.map_err(|reason| Failure { candidate, class: FailureClass::Other, probe: None, reason })
     }
 }
 

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::http::Origin;
 
 /// Ports that this process has given to engines that run.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +32,47 @@ fn bind(port: u16) -> io::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port))
 }
 
+/// Refuses a URL that somebody else answers at already: a template may have a port of its own instead of `{port}`, and
+/// whoever has it would be measured in the engine's place.
+///
+/// # Errors
+/// If the port is taken.
+pub(super) fn check_own(url: &str, leased: &Leased) -> Result<(), String> {
+    let origin: Origin = url.parse().map_err(|error: crate::http::HttpError| error.to_string())?;
+    let is_here = ["127.0.0.1", "localhost", "::1"].contains(&origin.host.as_str());
+    if !is_here || leased.by_name.values().any(|port| *port == origin.port) {
+        return Ok(());
+    }
+    match bind(origin.port) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(format!(
+            "port {} of {url} is taken by another process; end that, or write {{port}} for a free one",
+            origin.port
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Where free ports are looked for: below those that systems give to clients (Linux from 32768), so that none of these
+/// takes one meanwhile. Dynamo also reads the port of its system status as a signed number of 16 bits.
+const FREE: (u16, u16) = (20_000, 32_767);
+
+/// Some port that is free. Searches begin elsewhere in each process and go on where the last one ended.
+fn bind_any() -> io::Result<TcpListener> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let (first, last) = FREE;
+    let count = u32::from(last - first) + 1;
+    let begin = std::process::id().wrapping_mul(97);
+    for _ in 0..count {
+        let offset = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % count;
+        let port = first + u16::try_from(offset).unwrap_or_default();
+        match bind(port) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            outcome => return outcome,
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AddrInUse, format!("all from {first} to {last} are taken")))
+}
+
 impl Ports {
     /// A port for each name: the fixed one, or any that is free. What is free now may be taken a moment later; the
     /// engine will then say so and end.
@@ -42,10 +86,10 @@ impl Ports {
         for name in names {
             loop {
                 let wanted = fixed.get(name).copied();
-                let listener = bind(wanted.unwrap_or(0)).map_err(|error| match wanted {
+                let listener = wanted.map_or_else(bind_any, bind).map_err(|error| match wanted {
                     Some(port) if error.kind() == io::ErrorKind::AddrInUse => format!(
-                        "port {port} ({name}) is taken by another process; end that, or leave the port out of `ports` for a \
-                         free one"
+                        "port {port} ({name}) is taken by another process; end that, or leave the port out of `ports` for \
+                         a free one"
                     ),
                     Some(port) => format!("port {port} ({name}) cannot be used: {error}"),
                     None => format!("no port is free: {error}"),
@@ -59,8 +103,8 @@ impl Ports {
                 }
                 if wanted.is_some() {
                     return Err(format!(
-                        "port {port} ({name}) is fixed, and another engine of this run has it; leave it out of `ports`, or \
-                         give --total-gpus so that engines run one after the other"
+                        "port {port} ({name}) is fixed, and another engine of this run has it; leave it out of `ports`, \
+                         or give --total-gpus so that engines run one after the other"
                     ));
                 }
             }
@@ -84,7 +128,20 @@ mod tests {
         let two = ports.lease(&names(&["http", "system"]), &BTreeMap::new()).unwrap();
         let all: BTreeSet<u16> = one.by_name.values().chain(two.by_name.values()).copied().collect();
         assert_eq!(all.len(), 4);
+        assert!(all.iter().all(|port| i16::try_from(*port).is_ok()), "{all:?}");
         all.iter().for_each(|port| drop(bind(*port).unwrap()));
+    }
+
+    #[test]
+    fn a_url_at_which_somebody_else_listens_is_refused() {
+        let other = bind(0).unwrap();
+        let url = format!("http://127.0.0.1:{}", other.local_addr().unwrap().port());
+        let ports = Ports::default();
+        let leased = ports.lease(&names(&["http"]), &BTreeMap::new()).unwrap();
+        assert!(check_own(&url, &leased).unwrap_err().contains("taken by another process"));
+        check_own(&format!("http://127.0.0.1:{}", leased.by_name["http"]), &leased).unwrap();
+        drop(other);
+        check_own(&url, &leased).unwrap();
     }
 
     #[test]

@@ -54,8 +54,7 @@ impl Words {
     /// If nobody but the formula knows, or two differ by more than `tolerance`; with all that was said.
     pub fn settle(&self, tolerance: f64) -> Result<(u64, Vec<KvSource>), String> {
         let sources = self.sources();
-        let numbers: Vec<(&KvSource, u64)> =
-            sources.iter().filter_map(|s| Some((s, s.kv_tokens?))).collect();
+        let numbers: Vec<(&KvSource, u64)> = sources.iter().filter_map(|s| Some((s, s.kv_tokens?))).collect();
         let all = || {
             let line = |s: &KvSource| match s.kv_tokens {
                 Some(tokens) => format!("{} {tokens} tokens ({})", s.source, s.detail),
@@ -72,8 +71,8 @@ impl Words {
         let apart = |a: u64, b: u64| a.abs_diff(b) as f64 / a.max(b) as f64;
         if let Some((other, second)) = numbers.iter().find(|(_, other)| apart(tokens, *other) > tolerance) {
             return Err(format!(
-                "the KV cache is {tokens} tokens by the {} and {second} by the {}, {:.0} % apart: {}. Mend whichever is \
-                 wrong; --kv-tolerance allows more than {:.0} %",
+                "the KV cache is {tokens} tokens by the {} and {second} by the {}, {:.0} % apart: {}. Mend whichever \
+                 is wrong; --kv-tolerance allows more than {:.0} %",
                 winner.source,
                 other.source,
                 apart(tokens, *second) * 100.0,
@@ -99,9 +98,9 @@ mod tests {
     }
 
     fn settled(words: &Words) -> Result<(u64, String), String> {
-        words.settle(TOLERANCE).map(|(tokens, sources)| {
-            (tokens, sources.iter().find(|s| s.kv_tokens.is_some()).unwrap().source.clone())
-        })
+        words
+            .settle(TOLERANCE)
+            .map(|(tokens, sources)| (tokens, sources.iter().find(|s| s.kv_tokens.is_some()).unwrap().source.clone()))
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //! is known to be dead; waiting for it, its facts and its measurements are the same everywhere.
 //!
 //! ```text
-//! local, endpoint, kubernetes --Site, Liveness--> Served --first_answer--> ready.rs     one real completion
-//!                                                   |----facts-----> capacity.rs  <- metrics.rs, backends' log lines, formula
-//!                                                   '----measure---> load::LoadGenerator, and watch.rs at the same time
+//! local, endpoint, … --Site, Liveness--> Served --first_answer--> ready.rs     one real completion
+//!                                           |----facts-----> capacity.rs  <- metrics.rs, log lines, formula
+//!                                           '----measure---> load::LoadGenerator, and watch.rs meanwhile
 //! ```
 
 mod capacity;
@@ -31,7 +31,7 @@ use self::watch::Looks;
 use super::Launch;
 use crate::backends;
 use crate::domain::memory::{DEFAULT_BATCHED_TOKENS, MemoryPlan};
-use crate::domain::{EngineFacts, Failure, FailureClass, Job, Measurement, Probe, Role};
+use crate::domain::{Aim, EngineFacts, Failure, FailureClass, Job, Measurement, Probe, Role};
 use crate::http::{Client, Origin};
 use crate::load::{Endpoint, LoadError, LoadGenerator, LoadReport, Point};
 use crate::run::RunDir;
@@ -136,11 +136,11 @@ pub struct Served {
 }
 
 impl Served {
-    /// An engine that has been told to start at `launched`, answers at `site` and lives as long as `liveness` says. Waits
-    /// for its first completion, then asks everybody how large it is.
+    /// An engine that has been told to start at `launched`, answers at `site` and lives as long as `liveness` says.
+    /// Waits for its first completion, then asks everybody how large it is.
     ///
-    /// `log` is awaited once the engine answers, for the lines that tell of its capacity; `Err` says why there is no log.
-    /// `asked_max_running` is the limit on its command line, over all attention-DP ranks, if there is one.
+    /// `log` is awaited once the engine answers, for the lines that tell of its capacity; `Err` says why there is no
+    /// log. `asked_max_running` is the limit on its command line, over all attention-DP ranks, if there is one.
     ///
     /// # Errors
     /// If it does not answer within the deadline, ends before that, or its capacity is unknown or disputed. Ending
@@ -154,13 +154,8 @@ impl Served {
         log: impl Future<Output = Result<String, String>> + Send,
         asked_max_running: Option<u32>,
     ) -> Result<Self, Failure> {
-        let facts = EngineFacts {
-            candidate: launch.id,
-            kv_tokens: 0,
-            max_running: 0,
-            launch_s: 0.0,
-            kv_sources: Vec::new(),
-        };
+        let facts =
+            EngineFacts { candidate: launch.id, kv_tokens: 0, max_running: 0, launch_s: 0.0, kv_sources: Vec::new() };
         let Bench { job, generator, settings, http, stop, reports } = bench.clone();
         let mut served = Self { job, generator, settings, http, stop, reports, launch, site, liveness, facts };
         let left = served.settings.launch_deadline.saturating_sub(launched.elapsed());
@@ -264,19 +259,20 @@ impl Served {
         })
     }
 
-    /// Measures one point. What the engine says of itself meanwhile goes into the measurement: the requests that it ran,
-    /// and how full its KV cache was. Where it does not tell, the first is what the client had in flight, and the
+    /// Measures one point. What the engine says of itself meanwhile goes into the measurement: the requests that it
+    /// ran, and how full its KV cache was. Where it does not tell, the first is what the client had in flight, and the
     /// second that many requests with half of their answer.
     ///
     /// # Errors
     /// Without a probe: the engine is gone. With one: this point is no good, and why.
-    pub async fn measure(&self, role: Role, probe: &Probe) -> Result<Measurement, Failure> {
+    pub async fn measure(&self, role: Role, probe: &Probe, aim: Aim) -> Result<Measurement, Failure> {
         if let Some(reason) = self.liveness.reason() {
             return Err(self.failure(FailureClass::Crash, None, &reason));
         }
         let point = Point {
             deadline: self.settings.point_deadline,
-            ..Point::of(role, probe, &self.job.sla, self.seed(role, probe))
+            artifacts: self.reports.as_ref().map(|dir| dir.path().join(self.launch.candidate.dir_name())),
+            ..Point::of(role, probe, aim, &self.job.sla, self.seed(role, probe))
         };
         let started = Instant::now();
         let mut looks = Looks::default();

@@ -1,4 +1,5 @@
-//! Waiting until an engine answers: not a health check, which engines pass before they can serve, but one real completion.
+//! Waiting until an engine answers: not a health check, which engines pass before they can serve, but one real
+//! completion.
 
 use std::time::Duration;
 
@@ -37,8 +38,8 @@ pub(super) struct NotReady {
 }
 
 impl Served {
-    /// Waits until the engine has answered a completion. A dead engine, a refusal for good and a stop by the user end the
-    /// wait at once.
+    /// Waits until the engine has answered a completion. A dead engine, a refusal for good and a stop by the user end
+    /// the wait at once.
     pub(super) async fn first_answer(&self, deadline: Duration, stop: &Stop) -> Result<(), NotReady> {
         let since = Instant::now();
         let end = since + deadline;
@@ -126,8 +127,7 @@ fn judge(url: &str, path: &str, response: &Response) -> Try {
     };
     match response.status {
         200..300 => {
-            let answer: Option<serde_json::Value> = serde_json::from_str(&text).ok();
-            if answer.is_some_and(|answer| answer["choices"].as_array().is_some_and(|choices| !choices.is_empty())) {
+            if is_completion(&text) {
                 Try::Ready
             } else {
                 Try::Refused(format!("{}: that is no completion", said()))
@@ -137,5 +137,28 @@ fn judge(url: &str, path: &str, response: &Response) -> Try {
         // Also 404: Dynamo's frontend knows the model only once a worker has registered, and some servers have no chat.
         400 | 404 | 405 | 415 | 422 => Try::Refused(said()),
         _ => Try::NotYet(said()),
+    }
+}
+
+/// Whether the text is a completion, or the events of one: some servers stream to whoever has not asked for it.
+fn is_completion(text: &str) -> bool {
+    let has_choice = |json: &str| {
+        let answer: Option<serde_json::Value> = serde_json::from_str(json).ok();
+        answer.and_then(|answer| answer.get("choices")?.as_array().map(|choices| !choices.is_empty())).unwrap_or(false)
+    };
+    has_choice(text) || text.lines().filter_map(|line| line.strip_prefix("data:")).any(has_choice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_a_completion_streamed_or_not() {
+        assert!(is_completion(r#"{"choices": [{"text": "Hi"}]}"#));
+        assert!(is_completion("data: {\"choices\": [{\"text\": \"Hi\"}]}\n\ndata: [DONE]\n\n"));
+        for other in ["", "<html></html>", r#"{"choices": []}"#, r#"{"error": "no"}"#, "data: {\"error\": 1}\n\n"] {
+            assert!(!is_completion(other), "{other}");
+        }
     }
 }

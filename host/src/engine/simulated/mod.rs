@@ -31,7 +31,7 @@ use crate::dgd::{self, Worker};
 use crate::domain::memory::DEFAULT_BATCHED_TOKENS;
 use crate::domain::roofline::{DecodeBatch, Roofline};
 use crate::domain::stats::MIN_SAMPLES;
-use crate::domain::{CandidateId, EngineFacts, Failure, FailureClass, Job, Mapping, Measurement, Probe, Role};
+use crate::domain::{Aim, CandidateId, EngineFacts, Failure, FailureClass, Job, Mapping, Measurement, Probe, Role};
 use crate::spec::SimulationSpec;
 
 /// A cluster of the job's hardware that exists only in this process.
@@ -262,7 +262,7 @@ impl Engine for SimulatedEngine {
         &self.facts
     }
 
-    async fn measure(&mut self, role: Role, probe: &Probe) -> Result<Measurement, Failure> {
+    async fn measure(&mut self, role: Role, probe: &Probe, _aim: Aim) -> Result<Measurement, Failure> {
         let fail = |class, reason: String| Failure {
             candidate: self.candidate(),
             class,

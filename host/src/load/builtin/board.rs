@@ -68,11 +68,17 @@ pub(super) struct Board {
     longest_ms: AtomicU64,
     request_deadline: Duration,
     sender: UnboundedSender<Message>,
+    echoes: UnboundedSender<Instant>,
 }
 
 impl Board {
     /// Steady state begins when `concurrency` requests generate; at once with 0.
-    pub(super) fn new(concurrency: u32, request_deadline: Duration, sender: UnboundedSender<Message>) -> Self {
+    pub(super) fn new(
+        concurrency: u32,
+        request_deadline: Duration,
+        sender: UnboundedSender<Message>,
+        echoes: UnboundedSender<Instant>,
+    ) -> Self {
         let now = Instant::now();
         let steady = OnceLock::new();
         if concurrency == 0 {
@@ -86,6 +92,7 @@ impl Board {
             longest_ms: AtomicU64::new(0),
             request_deadline,
             sender,
+            echoes,
         }
     }
 
@@ -150,6 +157,9 @@ impl Observer for Spectator<'_> {
     fn pieces(&mut self, now: Instant, count: u32) {
         let gap_s = self.previous.map(|previous| now.saturating_duration_since(previous).as_secs_f64());
         self.board.slices(|slices| slices.pieces(now, count, gap_s));
+        if self.chunks == 0 {
+            let _ = self.board.echoes.send(now);
+        }
         self.chunks += count;
         if !*self.generates {
             *self.generates = true;

@@ -303,3 +303,74 @@ fn itl_ms(answer: &Answer, tokens: u32, steady: Option<Mark>) -> Option<f64> {
     let enough = gaps >= 1.0 && gaps >= f64::from(tokens) / 2.0 - 1.0;
     enough.then(|| answer.last.saturating_duration_since(mark.at).as_secs_f64() * 1e3 / gaps)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::tokens::Usage;
+    use super::*;
+
+    /// 11 tokens, 10 ms apart, in as many pieces.
+    fn answer(usage: Option<(u32, u32)>, finish: &str) -> Answer {
+        let sent = Instant::now();
+        Answer {
+            sent,
+            first: sent + Duration::from_millis(100),
+            last: sent + Duration::from_millis(200),
+            chunks: 11,
+            reads: 11,
+            usage: usage.map(|(prompt_tokens, completion_tokens)| Usage { prompt_tokens, completion_tokens }),
+            finish_reason: Some(finish.to_owned()),
+            keep_alive: true,
+        }
+    }
+
+    fn point() -> Point {
+        let sla = crate::domain::Sla { ttft_ms: None, itl_ms: None, e2e_ms: None, quantile: None };
+        Point::open_loop(500, 11, 1.0, 10, &sla, 1)
+    }
+
+    fn mark(answer: &Answer, ms: u64, chunks: u32) -> Option<Mark> {
+        Some(Mark { at: answer.first + Duration::from_millis(ms), chunks, is_first: ms == 0 })
+    }
+
+    #[test]
+    fn itl_is_per_token_by_the_servers_count() {
+        let answer = answer(None, "length");
+        assert!((itl_ms(&answer, 11, mark(&answer, 0, 1)).unwrap() - 10.0).abs() < 1e-9);
+        // Two tokens in each piece.
+        assert!((itl_ms(&answer, 21, mark(&answer, 0, 1)).unwrap() - 5.0).abs() < 1e-9);
+        assert_eq!(itl_ms(&answer, 1, mark(&answer, 0, 1)), None);
+    }
+
+    #[test]
+    fn of_an_answer_that_began_before_steady_state_the_rest_counts_if_it_is_half() {
+        let answer = answer(None, "length");
+        assert!((itl_ms(&answer, 11, mark(&answer, 40, 5)).unwrap() - 10.0).abs() < 1e-9);
+        assert_eq!(itl_ms(&answer, 11, mark(&answer, 70, 8)), None);
+        assert_eq!(itl_ms(&answer, 11, None), None);
+    }
+
+    #[test]
+    fn counts_that_cannot_be_are_told() {
+        let point = point();
+        for (usage, finish, expected) in [
+            (Some((500, 11)), "length", Ok((500, 11))),
+            (Some((503, 11)), "stop", Ok((503, 11))),
+            (Some((500, 10)), "length", Ok((500, 10))),
+            (None, "length", Ok((500, 11))),
+            (None, "stop", Err("ended with stop")),
+            (Some((500, 9)), "length", Err("cannot be: 9 generated tokens in 11 pieces")),
+            (Some((500, 12)), "length", Err("at most 11 asked for")),
+            (Some((500, 0)), "length", Err("0 generated tokens")),
+            (Some((700, 11)), "length", Err("700 prompt tokens where 500")),
+        ] {
+            match (tokens(&answer(usage, finish), &point), expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected),
+                (Err(fault), Err(expected)) => assert!(fault.to_string().contains(expected), "{fault}"),
+                (found, expected) => panic!("{found:?}, not {expected:?}"),
+            }
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! One request and its answer, timed.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,6 +13,9 @@ use crate::http;
 
 /// Read at once; several events of one stream arrive together only when the client is late.
 const BUFFER_BYTES: usize = 8 << 10;
+
+/// Pieces per read from which they come together. A client that is late now and then stays below.
+const TOGETHER: f64 = 1.3;
 
 /// How long to wait for the body's end after `[DONE]`.
 const BODY_END: Duration = Duration::from_millis(200);
@@ -35,6 +39,8 @@ pub(super) enum Fault {
     Stale(String),
     /// It took too long.
     Deadline(String),
+    /// The answer is whole and has no text: nothing was generated, or only tokens that are no text.
+    NoText,
     /// The answer came but makes no sense.
     Answer(String),
 }
@@ -46,6 +52,7 @@ impl std::fmt::Display for Fault {
             Fault::Connection(reason) | Fault::Stale(reason) | Fault::Deadline(reason) | Fault::Answer(reason) => {
                 f.write_str(reason)
             }
+            Fault::NoText => f.write_str("the answer has no text: no token was generated"),
         }
     }
 }
@@ -160,10 +167,15 @@ impl Reading {
 
 /// Sends the request, which is a whole HTTP message, and reads the answer. The connection is spent unless the answer
 /// says otherwise; the caller sets the deadline.
+///
+/// Whether the server holds packets back until earlier ones are acknowledged is not known at first: `holds_back` says
+/// whether the pieces of an answer came together, here or on another connection. From then on each read is acknowledged
+/// at once, at a cost; before, only those up to the first text are.
 pub(super) async fn exchange(
     connection: &mut Connection,
     request: &[u8],
     observer: &mut impl Observer,
+    holds_back: &AtomicBool,
 ) -> Result<Answer, Fault> {
     let Connection { stream, buffer, used } = connection;
     let was_used = std::mem::replace(used, true);
@@ -178,7 +190,9 @@ pub(super) async fn exchange(
     let mut reading = Reading::default();
     let (mut times, mut chunks, mut reads) = (None, 0, 0);
     loop {
-        stream.acknowledge_at_once();
+        if chunks == 0 || holds_back.load(Ordering::Relaxed) {
+            stream.acknowledge(true);
+        }
         let answered = reading.http.status != 0;
         let n = stream.read(buffer).await.map_err(|e| lost(format!("receiving failed: {e}"), answered))?;
         let now = Instant::now();
@@ -191,6 +205,9 @@ pub(super) async fn exchange(
             chunks += pieces;
             reads += 1;
             observer.pieces(now, pieces);
+            if reads == 1 && !holds_back.load(Ordering::Relaxed) {
+                stream.acknowledge(false);
+            }
         }
         let closed = n == 0;
         let complete = reading.http.is_done() || (closed && reading.http.is_done_at_close());
@@ -225,8 +242,11 @@ pub(super) async fn exchange(
         })
         .await;
     }
+    if f64::from(chunks) > TOGETHER * f64::from(reads) {
+        holds_back.store(true, Ordering::Relaxed);
+    }
     let Some((first, last)) = times else {
-        return Err(Fault::Answer("the answer has no text: no token was generated".to_owned()));
+        return Err(Fault::NoText);
     };
     Ok(Answer {
         sent,

@@ -25,13 +25,19 @@ const BUSY: f64 = 0.9;
 struct ThreadTimes {
     running: Duration,
     waiting: Duration,
+    /// Times that it was given a CPU.
+    turns: f64,
 }
 
 /// Of the calling thread; Linux only.
 fn thread_times() -> Option<ThreadTimes> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    let mut nanoseconds = text.split_ascii_whitespace().map(|n| n.parse().ok().map(Duration::from_nanos));
-    Some(ThreadTimes { running: nanoseconds.next()??, waiting: nanoseconds.next()?? })
+    let mut numbers = text.split_ascii_whitespace().map(|n| n.parse::<u64>().ok());
+    Some(ThreadTimes {
+        running: Duration::from_nanos(numbers.next()??),
+        waiting: Duration::from_nanos(numbers.next()??),
+        turns: numbers.next()?? as f64,
+    })
 }
 
 /// Watches the thread that it was made on.
@@ -39,14 +45,16 @@ fn thread_times() -> Option<ThreadTimes> {
 pub(super) struct Watch {
     stop: Arc<AtomicBool>,
     lags_ms: Arc<Mutex<Vec<f64>>>,
+    echoes_ms: Arc<Mutex<Vec<f64>>>,
     since: Instant,
     times: Option<ThreadTimes>,
     lateness_ms: Vec<f64>,
 }
 
 impl Watch {
-    /// Signals begin at once; to be called on the event loop.
-    pub(super) fn start() -> Self {
+    /// Signals begin at once; to be called on the event loop. Whoever reads a first token sends the moment to `echoes`:
+    /// it comes back after all that was in the loop's queue, so its way takes as long as that token waited.
+    pub(super) fn start(mut echoes: mpsc::UnboundedReceiver<Instant>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let lags_ms = Arc::new(Mutex::new(Vec::new()));
         let (sender, mut receiver) = mpsc::unbounded_channel::<Instant>();
@@ -54,9 +62,12 @@ impl Watch {
         // A thread of its own: the loop's own timers have a grain of a millisecond, and share its delays.
         let signals = std::thread::Builder::new().name("load-watch".to_owned()).spawn(move || {
             let mut random = Random::new(&[2]);
-            while !ended.load(Ordering::Relaxed) && sender.send(Instant::now()).is_ok() {
+            // When the signal should be given, not when it is: where the loop gets no CPU, this thread gets none either.
+            let mut due = Instant::now();
+            while !ended.load(Ordering::Relaxed) && sender.send(due).is_ok() {
                 // Random distances, so that the signals keep no step with an engine's.
-                std::thread::sleep(SIGNAL_EVERY.mul_f64(random.exponential().min(5.0)));
+                due += SIGNAL_EVERY.mul_f64(random.exponential().min(5.0));
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
             }
         });
         if let Err(error) = signals {
@@ -69,12 +80,21 @@ impl Watch {
                 lags.lock().unwrap_or_else(PoisonError::into_inner).push(lag);
             }
         });
-        Self { stop, lags_ms, since: Instant::now(), times: thread_times(), lateness_ms: Vec::new() }
+        let echoes_ms = Arc::new(Mutex::new(Vec::new()));
+        let echoed = echoes_ms.clone();
+        tokio::spawn(async move {
+            while let Some(sent) = echoes.recv().await {
+                let lag = sent.elapsed().as_secs_f64() * 1e3;
+                echoed.lock().unwrap_or_else(PoisonError::into_inner).push(lag);
+            }
+        });
+        Self { stop, lags_ms, echoes_ms, since: Instant::now(), times: thread_times(), lateness_ms: Vec::new() }
     }
 
     /// What was seen so far belongs to the warm-up.
     pub(super) fn restart(&mut self) {
         self.lags_ms.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.echoes_ms.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.lateness_ms.clear();
         self.since = Instant::now();
         self.times = thread_times();
@@ -92,7 +112,12 @@ impl Watch {
         let share = |now: Duration, then: Duration| now.saturating_sub(then).as_secs_f64() / wall.max(1e-9);
         let times = self.times.zip(thread_times());
         let or_zero = |x: Option<f64>| x.unwrap_or(0.0);
+        let queued = or_zero(stats::mean(&self.echoes_ms.lock().unwrap_or_else(PoisonError::into_inner)));
+        let waited = times.map_or(0.0, |(then, now)| {
+            now.waiting.saturating_sub(then.waiting).as_secs_f64() * 1e3 / (now.turns - then.turns).max(1.0)
+        });
         ClientHealth {
+            read_lag_mean_ms: queued + waited,
             send_lateness_mean_ms: or_zero(stats::mean(&self.lateness_ms)),
             send_lateness_p99_ms: or_zero(stats::quantile(&self.lateness_ms, 0.99)),
             loop_lag_mean_ms: or_zero(stats::mean(&lags)),
@@ -113,11 +138,12 @@ impl Drop for Watch {
 /// Why the report's figures are the client's and not the engine's, if they are: its own share of a latency is more than
 /// the options allow, or its event loop was busy all the time.
 ///
-/// Every token is seen `loop_lag` late on average. TTFT has all of it, and in an open loop the sending's lateness too;
-/// ITL has the difference of two lags over all tokens, for which the 99 % quantile is a bound that is met by chance only.
+/// Tokens are seen `read_lag` late on average, or `loop_lag` where that is more. TTFT has all of it, and in an open loop
+/// the sending's lateness too; ITL has the difference of two lags over all tokens, for which the 99 % quantile is a bound
+/// that is met by chance only.
 pub(super) fn judge(report: &LoadReport, health: &ClientHealth, is_open: bool, options: &Options) -> Option<String> {
     let share = options.max_client_share;
-    if share.is_infinite() {
+    if share >= 1.0 {
         return None;
     }
     let busy = health.cpu_share.unwrap_or(0.0) + health.cpu_wait_share.unwrap_or(0.0);
@@ -130,7 +156,8 @@ pub(super) fn judge(report: &LoadReport, health: &ClientHealth, is_open: bool, o
     let too_much = |own_ms: f64, of_ms: f64| own_ms > (share * of_ms).max(NEGLIGIBLE_MS);
     let percent = share * 100.0;
     if let Some(ttft) = report.ttft_ms {
-        let own = health.loop_lag_mean_ms + if is_open { health.send_lateness_mean_ms } else { 0.0 };
+        let own = health.loop_lag_mean_ms.max(health.read_lag_mean_ms)
+            + if is_open { health.send_lateness_mean_ms } else { 0.0 };
         if too_much(own, ttft.stat.mean) {
             return Some(format!(
                 "{own:.2} ms of a mean TTFT of {:.2} ms are its own, more than {percent:.1} %",
@@ -149,4 +176,90 @@ pub(super) fn judge(report: &LoadReport, health: &ClientHealth, is_open: bool, o
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::stopping::figure;
+    use crate::load::{Estimate, RequestSample, Stopped};
+
+    /// TTFT 100 ms, ITL 10 ms, 50 tokens.
+    fn report() -> LoadReport {
+        let nothing = Estimate { value: 0.0, ci_low: 0.0, ci_high: 0.0, samples: 0 };
+        let sample = RequestSample {
+            start_s: 0.0,
+            ttft_ms: 100.0,
+            itl_ms: Some(10.0),
+            e2e_ms: 590.0,
+            input_tokens: 9,
+            output_tokens: 50,
+        };
+        LoadReport {
+            ttft_ms: figure(&[100.0; 20], None, None),
+            itl_ms: figure(&[10.0; 20], None, None),
+            e2e_ms: figure(&[590.0; 20], None, None),
+            requests: 20,
+            failed_requests: 0,
+            first_failure: None,
+            wrong_length_requests: 0,
+            concurrency_seen: nothing,
+            input_tokens_per_second: nothing,
+            output_tokens_per_second: nothing,
+            requests_per_second: nothing,
+            duration_s: 1.0,
+            stopped: Stopped::Precise,
+            unsteady: None,
+            tokens_per_chunk: 1.0,
+            chunks_per_read: 1.0,
+            client: None,
+            samples: vec![sample; 20],
+        }
+    }
+
+    fn well() -> ClientHealth {
+        ClientHealth {
+            send_lateness_mean_ms: 0.05,
+            send_lateness_p99_ms: 0.2,
+            loop_lag_mean_ms: 0.1,
+            loop_lag_p99_ms: 1.0,
+            read_lag_mean_ms: 0.1,
+            cpu_share: Some(0.3),
+            cpu_wait_share: Some(0.1),
+            bound: None,
+        }
+    }
+
+    #[test]
+    fn a_client_that_keeps_up_is_not_the_bottleneck() {
+        assert_eq!(judge(&report(), &well(), true, &Options::default()), None);
+        let elsewhere = ClientHealth { cpu_share: None, cpu_wait_share: None, ..well() };
+        assert_eq!(judge(&report(), &elsewhere, true, &Options::default()), None);
+    }
+
+    #[test]
+    fn each_way_of_being_late_is_named_with_its_share() {
+        let rows = [
+            (ClientHealth { loop_lag_mean_ms: 1.2, ..well() }, "1.20 ms of a mean TTFT of 100.00 ms"),
+            (ClientHealth { read_lag_mean_ms: 3.0, ..well() }, "3.00 ms of a mean TTFT"),
+            (
+                ClientHealth { loop_lag_p99_ms: 6.0, ..well() },
+                "up to 6.00 ms late, more than 1.0 % of an answer's 490.00 ms",
+            ),
+            (ClientHealth { cpu_share: Some(0.6), cpu_wait_share: Some(0.35), ..well() }, "for 95 % of the time"),
+        ];
+        for (health, reason) in rows {
+            let said = judge(&report(), &health, false, &Options::default()).unwrap();
+            assert!(said.contains(reason), "{said}");
+            let indifferent = Options { max_client_share: 1.0, ..Options::default() };
+            assert_eq!(judge(&report(), &health, false, &indifferent), None);
+        }
+    }
+
+    #[test]
+    fn sending_late_counts_where_latency_is_from_the_intended_start() {
+        let late = ClientHealth { send_lateness_mean_ms: 2.0, ..well() };
+        assert!(judge(&report(), &late, true, &Options::default()).is_some());
+        assert_eq!(judge(&report(), &late, false, &Options::default()), None);
+    }
 }

@@ -34,8 +34,8 @@ pub struct Options {
     pub connect_deadline: Duration,
     /// From sending to the last byte.
     pub request_deadline: Duration,
-    /// How large the client's own share of a latency may be before it counts as the bottleneck, as a fraction; infinite
-    /// for no judgement.
+    /// How large the client's own share of a latency may be before it counts as the bottleneck, as a fraction. From 1
+    /// on nothing is judged.
     pub max_client_share: f64,
 }
 

@@ -99,12 +99,13 @@ pub(super) async fn run(
         _ => point.max_requests.min(64),
     };
     let (sender, mut messages) = mpsc::unbounded_channel();
+    let (echo, echoes) = mpsc::unbounded_channel();
     let steady_at = if let Traffic::Closed { concurrency } = point.traffic { concurrency } else { 0 };
     let request_deadline = options.request_deadline.min(point.deadline / 2);
     let supply = Supply::start(session.clone(), point, set, nonce)?;
     let lane = Arc::new(Lane {
         session,
-        board: Board::new(steady_at, request_deadline, sender),
+        board: Board::new(steady_at, request_deadline, sender, echo),
         supply,
         nonce,
         next_index: AtomicUsize::new(0),
@@ -120,7 +121,7 @@ pub(super) async fn run(
     if point.prompts == Prompts::Shared {
         warm_up(&lane, point, set).await?;
     }
-    let mut watch = Watch::start();
+    let mut watch = Watch::start(echoes);
     let mut collector = Collector::new(point, &lane.board);
     // Dropping the set ends all requests.
     let mut tasks = JoinSet::new();
@@ -180,14 +181,18 @@ async fn warm_up(lane: &Arc<Lane>, point: &Point, set: u32) -> Result<(), LoadEr
             let mut generates = true;
             // Its own board: nothing of this counts.
             let (sender, _messages) = mpsc::unbounded_channel();
-            let board = Board::new(1, lane.board.deadline(), sender);
+            let board = Board::new(1, lane.board.deadline(), sender, mpsc::unbounded_channel().0);
             let mut spectator = Spectator::new(&board, &mut generates);
             let id = usize::MAX - index;
             let result = lane.request(&mut connection, &body, id, &mut spectator).await;
             if let Some(connection) = connection {
                 lane.idle(|idle| idle.push(connection));
             }
-            result.map(drop)
+            match result {
+                // The prompt was computed; that its one token is no text does not matter.
+                Ok(_) | Err(Fault::NoText) => Ok(()),
+                Err(fault) => Err(fault),
+            }
         })
         .buffer_unordered(at_once.clamp(1, CONNECTING))
         .try_collect::<Vec<()>>()

@@ -1,6 +1,7 @@
 //! What is known of a server before the first point: which fields it takes, how many tokens it adds to a prompt, and
 //! how prompts of an exact length are made for it.
 
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -15,6 +16,9 @@ use crate::load::{Endpoint, LoadError};
 
 /// Lengths of the two prompts by which a server's count is compared with ours.
 const CALIBRATION_TOKENS: [u32; 2] = [32, 96];
+
+/// Tokens of their answers: enough to see whether a server holds packets back.
+const CALIBRATION_ANSWER: u32 = 8;
 
 /// Fields beyond OpenAI's interface, or new in it, that servers may refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +53,8 @@ pub(super) struct Session {
     /// Whether answers end with token counts.
     pub(super) has_usage: bool,
     deadline: Duration,
+    /// Whether pieces of a stream ever came together, which may be Nagle's algorithm at the server.
+    holds_back: AtomicBool,
 }
 
 impl Session {
@@ -85,6 +91,7 @@ impl Session {
             added_tokens: 0,
             has_usage: false,
             deadline: options.request_deadline,
+            holds_back: AtomicBool::new(false),
         };
         session.calibrate(key).await?;
         Ok(session)
@@ -99,7 +106,7 @@ impl Session {
         let mut tokens = first;
         loop {
             let prompt = self.prompter.prompt(tokens, &mut random).map_err(LoadError::Setup)?;
-            let body = self.body(&prompt, 2);
+            let body = self.body(&prompt, CALIBRATION_ANSWER);
             let mut kept = match connection.take() {
                 Some(connection) => connection,
                 None => self.connect().await.map_err(|e| self.unreachable(&e.to_string()))?,
@@ -202,7 +209,7 @@ impl Session {
         request.extend_from_slice(self.head.as_bytes());
         request.extend_from_slice(format!("x-request-id: {id}\r\ncontent-length: {}\r\n\r\n", body.len()).as_bytes());
         request.extend_from_slice(body);
-        match timeout(deadline, exchange(connection, &request, observer)).await {
+        match timeout(deadline, exchange(connection, &request, observer, &self.holds_back)).await {
             Ok(result) => result,
             Err(_) => Err(Fault::Deadline(format!("no complete answer within {} s", deadline.as_secs_f64()))),
         }

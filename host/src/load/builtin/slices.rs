@@ -48,7 +48,10 @@ impl Slices {
     }
 
     fn at(&mut self, seconds: f64) -> Option<&mut Slice> {
-        let index = (seconds / SLICE_S) as usize;
+        self.slice((seconds / SLICE_S) as usize)
+    }
+
+    fn slice(&mut self, index: usize) -> Option<&mut Slice> {
         if index >= self.slices.len() {
             self.slices.resize(index + 1, Slice::default());
         }
@@ -84,10 +87,11 @@ impl Slices {
         let now_s = self.seconds(now);
         let in_flight = self.in_flight;
         while self.until_s < now_s {
-            let slice_end = ((self.until_s / SLICE_S).floor() + 1.0) * SLICE_S;
-            let end = if slice_end > self.until_s { slice_end.min(now_s) } else { now_s };
-            let (from, seconds) = (self.until_s, end - self.until_s);
-            if let Some(slice) = self.at(from) {
+            // A border of slices, divided by their width, may come out just below its number.
+            let index = (self.until_s / SLICE_S + 1e-6).floor();
+            let end = ((index + 1.0) * SLICE_S).min(now_s);
+            let seconds = end - self.until_s;
+            if let Some(slice) = self.slice(index as usize) {
                 slice.in_flight_s += in_flight * seconds;
             }
             self.until_s = end;
@@ -195,6 +199,16 @@ mod tests {
         let (precision, gaps) = slices.gap_precision(at(1000), at(2000)).unwrap();
         assert!(precision < 1e-9 && (190..=200).contains(&gaps), "{precision} {gaps}");
         assert!(slices.gap_precision(at(1000), at(1100)).is_none());
+    }
+
+    #[test]
+    fn requests_in_flight_are_spread_over_every_slice_of_a_long_point() {
+        let epoch = Instant::now();
+        let mut slices = Slices::new(epoch);
+        slices.in_flight(epoch, 7.0, false);
+        let rates = slices.rates(epoch + Duration::from_secs(60), epoch + Duration::from_secs(100));
+        assert!((rates.in_flight.value - 7.0).abs() < 1e-6, "{rates:?}");
+        assert!(slices.slices.iter().all(|s| s.in_flight_s <= 7.0 * SLICE_S + 1e-9));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `cargo xtask`: the tasks of this workspace. `cargo xtask --help` lists them.
 
+mod kubernetes;
 mod licences;
 mod tasks;
 mod workspace;
@@ -20,15 +21,19 @@ Tasks:
   quickstart [FLAGS]  Build everything and run the quickstart example; FLAGS go to `sla-profiler profile`
   plugins             Get the Wasm toolchain and build the bundled plugins to <target>/plugins
   examples            Build the example plugins in Rust, JavaScript, C and Python to <target>/examples
-  test                Plugins, format, lints, licences, then all tests
+  test [--without-kubernetes] [--without-interop]
+                      Plugins, format, lints, licences, Kubernetes servers, NVIDIA's packages, then all tests
   generate            Rewrite the generated files that the tests compare with
-  bench               Build and run the benchmark report
+  bench [load]        Build and run the benchmark report; `load`: the load generator's, with AIPerf if it is there
   toolchain           Get the Wasm toolchain only
+  kubernetes-assets   Build the Kubernetes servers that the tests start, with Go
   licences            Check every dependency's licence and source against deny.toml, offline
 
 Environment:
   SLA_PROFILER_WASM_TOOLCHAIN  installed, rustup or debian: use this Wasm toolchain or fail
   SLA_PROFILER_PYTHON          a Python with the packages of tests/requirements.txt, instead of one made here
+  KUBEBUILDER_ASSETS           a folder with etcd, kube-apiserver and the others, instead of building them
+  SLA_PROFILER_INTEROP_PYTHON  a Python with the packages of tests/interop/requirements.txt, likewise
   CI                           when set, Cargo.lock must be current and nothing is compiled incrementally
 
 Exit status: 0; 1 when a step failed; 2 for a wrong command line; quickstart passes on that of sla-profiler.

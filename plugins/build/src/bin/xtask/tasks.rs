@@ -7,12 +7,12 @@ use std::time::Instant;
 
 use sla_profiler_plugin_build::component::{self, Component, Request};
 use sla_profiler_plugin_build::project::{Place, Project};
-use sla_profiler_plugin_build::python::{self, PYTHON_VARIABLE};
+use sla_profiler_plugin_build::python::{self, INTEROP_VARIABLE, Listed, PYTHON_VARIABLE};
 use sla_profiler_plugin_build::toolchain::{self, Toolchain};
 use sla_profiler_plugin_build::{Error, process};
 
 use crate::workspace::{Workspace, in_ci};
-use crate::{licences, say};
+use crate::{kubernetes, licences, say};
 
 /// The packages of the plugins that the program carries.
 const BUNDLED: &[&str] = &[
@@ -47,8 +47,16 @@ pub fn find(name: &str, rest: &[String]) -> Result<Task, Stop> {
         "quickstart" => return Ok(quickstart),
         "plugins" => |workspace, _| plugins(workspace, &Steps::start()),
         "examples" => |workspace, _| examples(workspace, &Steps::start()),
-        "test" => |workspace, _| test(workspace),
+        "test" if rest.iter().all(|flag| [WITHOUT_KUBERNETES, WITHOUT_INTEROP].contains(&flag.as_str())) => {
+            return Ok(test);
+        }
+        "test" => test,
+        "kubernetes-assets" => |workspace, _| kubernetes_assets(workspace, &Steps::start()).map(drop),
         "generate" => |workspace, _| generate(workspace),
+        "bench" if rest.first().is_some_and(|what| what == BENCH_LOAD) => match rest.get(1) {
+            None => return Ok(|workspace, _| bench_load(workspace)),
+            Some(extra) => return Err(Stop::Usage(format!("`bench load` takes no argument, and `{extra}` was given"))),
+        },
         "bench" => |workspace, _| bench(workspace),
         "toolchain" => |workspace, _| get_toolchain(workspace, &Steps::start()).map(drop),
         "licences" => |workspace, _| check_licences(workspace, &Steps::start()),
@@ -162,7 +170,22 @@ fn quickstart(workspace: &Workspace, flags: &[String]) -> Result<(), Stop> {
     }
 }
 
-fn test(workspace: &Workspace) -> Result<(), Stop> {
+/// Leaves out the tests that need Kubernetes servers, which Go builds.
+const WITHOUT_KUBERNETES: &str = "--without-kubernetes";
+
+/// The module that holds, in each file, the tests that need a cluster: a part of their names.
+const KUBERNETES_TESTS: &str = "on_a_cluster::";
+
+/// The flag of `test` that leaves out the tests against NVIDIA's packages.
+const WITHOUT_INTEROP: &str = "--without-interop";
+
+/// The test targets that need NVIDIA's packages. Their tests are marked `#[ignore]`, so that `cargo test` names each of
+/// them as left out, and run in a step of their own.
+const INTEROP_TESTS: &[&str] = &["aiperf", "interop"];
+
+fn test(workspace: &Workspace, flags: &[String]) -> Result<(), Stop> {
+    let with = |flag: &str| !flags.iter().any(|given| given == flag);
+    let (with_kubernetes, interop) = (with(WITHOUT_KUBERNETES), with(WITHOUT_INTEROP));
     let steps = Steps::start();
     steps.command("format", workspace.cargo().args(["fmt", "--all", "--check"]))?;
     plugins(workspace, &steps)?;
@@ -170,12 +193,48 @@ fn test(workspace: &Workspace) -> Result<(), Stop> {
     let mut lints = locked(workspace.cargo(), "clippy");
     steps.command("lints", lints.args(["--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     check_licences(workspace, &steps)?;
-    let python = python(workspace, &steps)?;
+    let python = numpy(workspace, &steps)?;
+    let assets = if with_kubernetes { kubernetes_assets(workspace, &steps)? } else { None };
+    let nvidia = interop.then(|| nvidia(workspace, &steps)).transpose()?;
     // Which tests call, and `cargo test` does not build for tests of another package.
     build_program(workspace, &steps, "sla-profiler")?;
-    // The last step: its summary closes the output.
     let mut tests = locked(workspace.cargo(), "test");
-    steps.command("tests", tests.args(["--workspace", "--no-fail-fast"]).env(PYTHON_VARIABLE, python))
+    tests.args(["--workspace", "--no-fail-fast"]).env(PYTHON_VARIABLE, python);
+    if let Some(assets) = assets {
+        tests.env(kubernetes::ASSETS_VARIABLE, assets);
+    }
+    if !with_kubernetes {
+        steps.say(&format!("tests: those named {KUBERNETES_TESTS} are left out"));
+        tests.args(["--", "--skip", KUBERNETES_TESTS]);
+    }
+    steps.command("tests", &mut tests)?;
+    let Some(nvidia) = nvidia else {
+        steps.say(&format!("interop: left out by {WITHOUT_INTEROP}; the tests above name what did not run"));
+        return Ok(());
+    };
+    let mut tests = locked(workspace.cargo(), "test");
+    tests.args(["--workspace", "--no-fail-fast"]);
+    INTEROP_TESTS.iter().for_each(|target| {
+        tests.args(["--test", target]);
+    });
+    // One at a time: they measure latencies, of servers on the same cores.
+    tests.args(["--", "--ignored", "--test-threads", "1"]).env(INTEROP_VARIABLE, nvidia);
+    steps.command("interop", &mut tests)
+}
+
+/// The folder with the servers, or nothing where the user named another.
+fn kubernetes_assets(workspace: &Workspace, steps: &Steps) -> Result<Option<PathBuf>, Stop> {
+    let step = "kubernetes-assets";
+    if kubernetes::given() {
+        steps.say(&format!("{step}: as the environment says, nothing is built"));
+        return Ok(None);
+    }
+    let (folder, built) = steps.run(step, "the servers that the tests start", || {
+        kubernetes::ensure(workspace, &|line| steps.say(&format!("{step}: {line}")))
+    })?;
+    let state = if built { "built" } else { "kept" };
+    steps.say(&format!("{step}: {state} in {}", workspace.shown(&folder)));
+    Ok(Some(folder))
 }
 
 /// With this variable set, tests write the files that they otherwise compare with.
@@ -211,6 +270,15 @@ fn golden_targets(tests: &Path) -> Result<Vec<String>, String> {
     Ok(targets)
 }
 
+/// The argument of `bench` that asks for the load generator's report.
+const BENCH_LOAD: &str = "load";
+
+fn bench_load(workspace: &Workspace) -> Result<(), Stop> {
+    let steps = Steps::start();
+    build_program(workspace, &steps, "bench_load")?;
+    steps.command("bench load", &mut workspace.program("bench_load"))
+}
+
 fn bench(workspace: &Workspace) -> Result<(), Stop> {
     let steps = Steps::start();
     plugins(workspace, &steps)?;
@@ -225,14 +293,32 @@ fn check_licences(workspace: &Workspace, steps: &Steps) -> Result<(), Stop> {
     Ok(())
 }
 
-fn python(workspace: &Workspace, steps: &Steps) -> Result<PathBuf, Stop> {
-    steps.run("python", "an environment with tests/requirements.txt", || match python::chosen() {
-        Some(python) => Ok(python),
-        None => {
-            let requirements = workspace.root.join("tests/requirements.txt");
-            python::python_env(&requirements, &workspace.target.join("python"), &|line| steps.say(line))
-        }
+fn numpy(workspace: &Workspace, steps: &Steps) -> Result<PathBuf, Stop> {
+    let about = "an environment with tests/requirements.txt";
+    steps.run("python", about, || environment(workspace, steps, PYTHON_VARIABLE, "requirements.txt", Listed::Wanted))
+}
+
+fn nvidia(workspace: &Workspace, steps: &Steps) -> Result<PathBuf, Stop> {
+    let about = "an environment with NVIDIA's packages, tests/interop/requirements.txt: 1.4 GB";
+    steps.run("interop", about, || {
+        environment(workspace, steps, INTEROP_VARIABLE, "interop/requirements.txt", Listed::All)
+            .map_err(|error| format!("{error}\n`cargo xtask test {WITHOUT_INTEROP}` does without"))
     })
+}
+
+/// The Python that the variable names, or one with the packages of a file in `tests`.
+fn environment(
+    workspace: &Workspace,
+    steps: &Steps,
+    variable: &str,
+    requirements: &str,
+    listed: Listed,
+) -> Result<PathBuf, Error> {
+    if let Some(python) = python::chosen(variable) {
+        return Ok(python);
+    }
+    let requirements = workspace.root.join("tests").join(requirements);
+    python::python_env(&requirements, listed, &workspace.target.join("python"), &|line| steps.say(line))
 }
 
 /// Builds one program, with `--workspace` as every task does: with `--package`, cargo would choose other features for
@@ -284,13 +370,24 @@ mod tests {
     fn only_quickstart_passes_flags_on() {
         assert_eq!(usage("quickstart", &["--dry-run"]), None);
         assert!(usage("test", &["--dry-run"]).is_some());
+        assert_eq!(usage("test", &[WITHOUT_KUBERNETES]), None);
+        assert_eq!(usage("test", &[WITHOUT_INTEROP, WITHOUT_KUBERNETES]), None);
+        assert!(usage("plugins", &[WITHOUT_INTEROP]).is_some());
+    }
+
+    #[test]
+    fn bench_has_a_report_of_its_own_for_the_load_generator() {
+        assert_eq!(usage("bench", &["load"]), None);
+        assert!(usage("bench", &["load", "fast"]).unwrap().contains("`fast`"));
+        assert!(usage("bench", &["lode"]).unwrap().contains("`lode`"));
     }
 
     #[test]
     fn every_task_of_the_help_exists() {
         let tasks = crate::HELP.split("Tasks:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
-        let names: Vec<&str> = tasks.lines().filter_map(|line| line.split_whitespace().next()).collect();
-        assert_eq!(names.len(), 8);
+        let names = tasks.lines().filter(|line| !line.starts_with("    "));
+        let names: Vec<&str> = names.filter_map(|line| line.split_whitespace().next()).collect();
+        assert_eq!(names.len(), 9);
         assert!(names.iter().all(|name| usage(name, &[]).is_none()), "{names:?}");
     }
 }

@@ -1,0 +1,141 @@
+//! Controller mode: works off every request that names our class, one Job each.
+//!
+//! ```text
+//!               create the Job          the Job's process writes these                   DGD not ready
+//!   Pending ------------------> Profiling ----------------> Deploying ---> Deployed  <------------------> Deploying
+//!                                   |  '------> Ready            ^  DGD ready  |
+//!                                   |             '--------------'             | DGD deleted
+//!                                   '--> Failed    autoApply: true later       '--> Failed
+//! ```
+//!
+//! The process in the Job knows best how its run goes and writes `status` itself (server-side apply). The controller
+//! writes what nobody else can: that a Job was created, that it ended without a last word, that a user changed
+//! `autoApply` afterwards, that a deployment degraded or is gone. It patches with the resourceVersion that it has seen,
+//! so it never overwrites what it does not know.
+//!
+//! Why a label names the class: NVIDIA's operator reconciles every request and knows no class. A request with the label
+//! [`CLASS_LABEL`] is ours; the operator must not reconcile requests in the same namespace (it runs without its
+//! controller of requests, or restricted to other namespaces).
+
+mod job;
+mod lease;
+mod reconcile;
+mod state;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use k8s_openapi::api::batch::v1::Job;
+use kube::api::{Api, DynamicObject};
+use kube::runtime::controller::Controller;
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher;
+use tokio::sync::watch;
+
+use super::error::{Action, ClusterError};
+use super::{DGDR_NAME_LABEL, Kube, resources};
+use crate::spec::DgdApi;
+
+pub use job::Template;
+
+/// Label of a request: which controller works it off.
+pub const CLASS_LABEL: &str = "sla-profiler.dev/class";
+
+/// The class where nobody says otherwise.
+pub const DEFAULT_CLASS: &str = "sla-profiler";
+
+/// Requests worked on at once.
+const CONCURRENCY: u16 = 8;
+
+/// What the controller needs to know.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Requests whose label [`CLASS_LABEL`] has this value.
+    pub class: String,
+    /// Requests of all namespaces, instead of the one of the connection.
+    pub all_namespaces: bool,
+    /// What a Job is made of.
+    pub template: Template,
+    /// Name of this replica, for the lease; no other one may have it.
+    pub identity: String,
+}
+
+/// Works off requests until `stop` says so; returns an error when another replica took over.
+///
+/// # Errors
+/// If the cluster lacks the kinds, does not answer, or the lease is lost.
+pub async fn run(kube: Kube, options: Options, stop: watch::Receiver<bool>) -> Result<(), ClusterError> {
+    if kube.served_version().await? != DgdApi::V1beta1 {
+        return Err(ClusterError::KindMissing {
+            action: Action::all("watch", "dynamographdeploymentrequests.nvidia.com/v1beta1", &kube.namespace),
+        });
+    }
+    let stopped = || {
+        let mut stop = stop.clone();
+        // An error: nobody is left who could ask us to stop otherwise.
+        async move { drop(stop.wait_for(|stop| *stop).await) }
+    };
+    let lease = tokio::select! {
+        () = stopped() => return Ok(()),
+        lease = lease::acquire(&kube, &options) => lease?,
+    };
+    tracing::info!("{} works off the requests of class {}", options.identity, options.class);
+    let lost = lease.keep();
+    tokio::pin!(lost);
+    let work = work(kube, options, stopped());
+    tokio::pin!(work);
+    let outcome = tokio::select! {
+        () = &mut work => Ok(()),
+        error = &mut lost => Err(error),
+    };
+    if outcome.is_ok() {
+        // Another replica need not wait until it runs out.
+        lease.release().await;
+    }
+    outcome
+}
+
+async fn work(kube: Kube, options: Options, stopped: impl Future<Output = ()> + Send + Sync + 'static) {
+    let request = resources::dgdr(DgdApi::V1beta1);
+    let deployment = resources::dgd(DgdApi::V1beta1);
+    let api = |resource| match options.all_namespaces {
+        true => Api::<DynamicObject>::all_with(kube.client.clone(), resource),
+        false => Api::<DynamicObject>::namespaced_with(kube.client.clone(), &kube.namespace, resource),
+    };
+    let jobs: Api<Job> = match options.all_namespaces {
+        true => Api::all(kube.client.clone()),
+        false => Api::namespaced(kube.client.clone(), &kube.namespace),
+    };
+    let ours = watcher::Config::default().labels(&format!("{CLASS_LABEL}={}", options.class));
+    let jobs_of_ours = watcher::Config::default().labels(DGDR_NAME_LABEL);
+    let deployments_of_ours = watcher::Config::default().labels(DGDR_NAME_LABEL);
+    let of_deployment = {
+        let request = request.clone();
+        move |dgd: DynamicObject| {
+            let name = dgd.metadata.labels.as_ref().and_then(|labels| labels.get(DGDR_NAME_LABEL)).cloned();
+            let namespace = dgd.metadata.namespace.unwrap_or_default();
+            name.map(|name| ObjectRef::new_with(&name, request.clone()).within(&namespace))
+        }
+    };
+    let (requests, deployments) = (api(&request), api(&deployment));
+    let context = Arc::new(reconcile::Context::new(kube.clone(), options));
+    Controller::new_with(requests, ours, request)
+        .with_config(kube::runtime::controller::Config::default().concurrency(CONCURRENCY))
+        .owns(jobs, jobs_of_ours)
+        .watches_with(deployments, deployment, deployments_of_ours, of_deployment)
+        .graceful_shutdown_on(stopped)
+        .run(reconcile::reconcile, reconcile::retry, context)
+        .for_each(|outcome| {
+            match outcome {
+                Ok((object, _)) => tracing::debug!("looked at {object}"),
+                // Those of our own are logged where they happen; what remains are watches, which are tried again.
+                Err(error) => tracing::debug!("{error}"),
+            }
+            std::future::ready(())
+        })
+        .await;
+}
+
+/// Requests that nothing happens to are looked at again after this time: a watch may have lost an event.
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
