@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::component::{Component, hex_sha256, publish_file};
 use crate::process::{output, run, run_within};
 use crate::project::Project;
-use crate::python::python_env;
+use crate::python::{Listed, python_env};
 use crate::{Error, LINKER, Report, debian};
 
 /// Debian's packages of a C compiler for WebAssembly, with the libraries that the compiler itself needs.
@@ -110,7 +110,7 @@ pub(crate) fn javascript(source: Source<'_>, report: Report<'_>) -> Result<Compo
 pub(crate) fn python(source: Source<'_>, report: Report<'_>) -> Result<Component, Error> {
     let project = source.project;
     let requirements = project.folder.join("requirements.txt");
-    let python = python_env(&requirements, &source.cache.join("python"), report).map_err(|error| {
+    let python = python_env(&requirements, Listed::Wanted, &source.cache.join("python"), report).map_err(|error| {
         let next = "install Python 3.10 or newer with pip (on Debian, as root: `apt-get install python3-venv`)";
         unavailable("plugins in Python are built with componentize-py, which pip fetches", &error, next)
     })?;
