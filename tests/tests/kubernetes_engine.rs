@@ -117,11 +117,12 @@ mod on_a_cluster {
         image: Option<String>,
         operator: bool,
         deadlines: Deadlines,
+        gpus_per_node: u32,
     }
 
     impl Default for Wishes {
         fn default() -> Self {
-            Self { image: None, operator: true, deadlines: Deadlines::default() }
+            Self { image: None, operator: true, deadlines: Deadlines::default(), gpus_per_node: 8 }
         }
     }
 
@@ -142,6 +143,7 @@ mod on_a_cluster {
             let mut spec = load(&Source::Inline(JOB.to_owned()), &Flags::default()).unwrap().spec;
             spec.deployment.namespace = Some(namespace.name().to_owned());
             spec.deployment.image = wishes.image;
+            spec.job.hardware.gpus_per_node = wishes.gpus_per_node;
             let access = Access { kubeconfig: Some(namespace.admin_kubeconfig(proxy.port())), ..Access::default() };
             let kube = Kube::connect(&access).await.unwrap();
             assert_eq!(kube.namespace, namespace.name());
@@ -245,9 +247,8 @@ mod on_a_cluster {
     fn an_engine_without_gpus_or_without_an_operator_is_given_up_in_its_time() {
         block_on(async {
             let deadlines = Deadlines { scheduling: Duration::from_secs(2), ..Deadlines::default() };
-            let mut world = World::new("no-gpus", Wishes { deadlines, ..Wishes::default() }).await;
-            // More than any node of the test has.
-            world.spec.job.hardware.gpus_per_node = 64;
+            // More than any node of the tests has.
+            let world = World::new("no-gpus", Wishes { deadlines, gpus_per_node: 64, ..Wishes::default() }).await;
             let mut launch = world.launch(Role::Prefill);
             launch.candidate.mapping = sla_profiler::domain::Mapping::tensor(64);
             let failure = world.cluster.launch(&launch).await.err().expect("it fails");
