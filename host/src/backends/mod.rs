@@ -4,8 +4,8 @@
 //! Worker --args--> ["--tensor-parallel-size", "4", …] --parse--> Parsed { mapping, role }
 //! ```
 //!
-//! Flags are those of Dynamo 1.6 (`dynamo.vllm`, `dynamo.sglang`, `dynamo.trtllm`), which pass the engine's own through.
-//! One file per engine; what they share is here and in `flags.rs`.
+//! Flags are those of Dynamo 1.6 (`dynamo.vllm`, `dynamo.sglang`, `dynamo.trtllm`), which pass the engine's own
+//! through. One file per engine; what they share is here and in `flags.rs`.
 
 pub mod flags;
 pub mod image;

@@ -109,8 +109,8 @@ pub(super) fn read(flags: &Flags<'_>) -> Result<Mapping, FlagError> {
     Ok(Mapping { tp, pp, attention_dp, moe_tp, moe_ep })
 }
 
-/// `[MemUsageChange] Allocated 43.87 GiB for max tokens in paged KV cache (229984).` The engine writes it first for a trial
-/// and then for good; no line names its rank.
+/// `[MemUsageChange] Allocated 43.87 GiB for max tokens in paged KV cache (229984).` The engine writes it first for a
+/// trial and then for good; no line names its rank.
 pub(super) fn capacity(line: &str) -> Option<Logged<'_>> {
     let value = number_after(line, "for max tokens in paged KV cache (")?;
     Some(Logged { rank: None, value, line })

@@ -68,8 +68,8 @@ pub(super) fn capacity(line: &str) -> Option<Logged<'_>> {
     Some(Logged { rank: dp_rank(line), value: number_after(line, "GPU KV cache size: ")?, line })
 }
 
-/// `Maximum concurrency for 40,960 tokens per request: 15.72x`: the capacity to half a percent of a context, for versions
-/// that do not write the line above.
+/// `Maximum concurrency for 40,960 tokens per request: 15.72x`: the capacity to half a percent of a context, for
+/// versions that do not write the line above.
 pub(super) fn coarse_capacity(line: &str) -> Option<Logged<'_>> {
     let (context, factor) = line.split_once("Maximum concurrency for ")?.1.split_once(" tokens per request: ")?;
     Some(Logged { rank: dp_rank(line), value: (number(context)? * number(factor)?).floor(), line })

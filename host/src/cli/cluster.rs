@@ -131,7 +131,7 @@ impl ClusterArgs {
     /// The mapping of a running engine.
     fn mapping(&self) -> Result<Mapping, AppError> {
         let stage = self.tp.saturating_mul(self.dp);
-        if stage % self.ep != 0 {
+        if !stage.is_multiple_of(self.ep) {
             return Err(usage(
                 format!("--ep {} does not divide --tp × --dp = {stage}", self.ep),
                 "give the engine's own",
@@ -309,7 +309,8 @@ fn generator(spec: &RunSpec, endpoint: &Endpoint, options: &Options) -> Result<A
             })))
         }
         LoadKind::Aiperf => {
-            let aiperf = Aiperf::find().map_err(|error| setup(error.to_string(), "--load builtin needs nothing else"))?;
+            let aiperf =
+                Aiperf::find().map_err(|error| setup(error.to_string(), "--load builtin needs nothing else"))?;
             Ok(Arc::new(aiperf.trusting(options.ca_file.clone())))
         }
     }

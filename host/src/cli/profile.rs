@@ -268,7 +268,7 @@ fn real_runtime() -> Result<tokio::runtime::Runtime, AppError> {
 /// What a run found.
 enum Found {
     /// All phases.
-    All(Outcome, Box<ResultFile>),
+    All(Box<Outcome>, Box<ResultFile>),
     /// One role of an engine that runs.
     Role(Role, Choice),
 }
@@ -352,7 +352,7 @@ impl Run<'_> {
         let interrupts = tokio::spawn(watch_interrupts(stop, self.session.printer));
         let found = match only_role {
             Some(role) => phases::one_role::run(&mut context, role).await.map(|choice| Found::Role(role, choice)),
-            None => phases::run(&mut context).await.map(|(outcome, result)| Found::All(outcome, result)),
+            None => phases::run(&mut context).await.map(|(outcome, result)| Found::All(Box::new(outcome), result)),
         };
         interrupts.abort();
         let found = found?;

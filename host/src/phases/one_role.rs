@@ -1,5 +1,5 @@
-//! Half of a run, for one engine that already runs in one role: its sweep and its curves. There is nobody to choose from
-//! and nothing to deploy, so that phases 3, 6 and 7 do not happen.
+//! Half of a run, for one engine that already runs in one role: its sweep and its curves. There is nobody to choose
+//! from and nothing to deploy, so that phases 3, 6 and 7 do not happen.
 
 use super::{Context, RunError, candidates, decode_interpolation, finish, prefill_interpolation, start, sweep};
 use crate::domain::{Choice, Chosen, Goal, History, Role, Selection, Sla};

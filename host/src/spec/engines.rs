@@ -1,4 +1,5 @@
-//! How real engines are brought up and measured: the block `profiler.engines`, its flags, and the templates of local ones.
+//! How real engines are brought up and measured: the block `profiler.engines`, its flags, and the templates of local
+//! ones.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -57,7 +58,8 @@ pub struct EnginesSpec {
     /// Most requests that one engine runs at once, where neither its metrics nor its log tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_running: Option<u32>,
-    /// How large the load generator's own share of a latency may be, as a fraction; a point where it is larger is no good.
+    /// How large the load generator's own share of a latency may be, as a fraction; a point where it is larger is no
+    /// good.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_client_share: Option<f64>,
     /// How `--cluster local` starts engines.
@@ -144,14 +146,14 @@ pub struct LocalSpec {
 /// One engine.
 ///
 /// All texts may hold placeholders. `{port}` and `{port.NAME}` are ports of this engine, each a free one unless `ports`
-/// says otherwise. Of the candidate: `{role}`, `{label}`, `{gpus}` (how many), `{devices}` (`0,1`), `{tp}`, `{pp}`, `{dp}`,
-/// `{moe_tp}`, `{moe_ep}`. Of the job: `{model}`, `{model_path}`, `{served_name}`, `{isl}`, `{osl}`, `{max_context}`. Of the
-/// scheduler: `{max_running}` and `{max_batched_tokens}` (per attention-DP rank), `{prefix_caching_flag}`
-/// (`--enable-prefix-caching`, or `--no-…` for prefill), and by the memory formula `{kv_tokens}` (of one rank) and
-/// `{kv_blocks}` (the same in blocks of 16). `{dir}` is a folder for the engine's files. `{flags}` are the backend's
-/// flags for the mapping, as in the generated deployment, without those that name the model. Names under `values` may
-/// hold placeholders themselves. `{flags}` and names under `values`, where they are a word of their own, become as many
-/// words as they hold. `{{` and `}}` are braces.
+/// says otherwise. Of the candidate: `{role}`, `{label}`, `{gpus}` (how many), `{devices}` (`0,1`), `{tp}`, `{pp}`,
+/// `{dp}`, `{moe_tp}`, `{moe_ep}`. Of the job: `{model}`, `{model_path}`, `{served_name}`, `{isl}`, `{osl}`,
+/// `{max_context}`. Of the scheduler: `{max_running}` and `{max_batched_tokens}` (per attention-DP rank),
+/// `{prefix_caching_flag}` (`--enable-prefix-caching`, or `--no-…` for prefill), and by the memory formula
+/// `{kv_tokens}` (of one rank) and `{kv_blocks}` (the same in blocks of 16). `{dir}` is a folder for the engine's
+/// files. `{flags}` are the backend's flags for the mapping, as in the generated deployment, without those that name
+/// the model. Names under `values` may hold placeholders themselves. `{flags}` and names under `values`, where they are
+/// a word of their own, become as many words as they hold. `{{` and `}}` are braces.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct EngineTemplate {

@@ -150,6 +150,7 @@ fn client(settings: &str) {
         max_error_rate: 0.05,
         seed: 1,
         deadline: Duration::from_secs(300),
+        artifacts: None,
     };
     let tokenizer = (settings["tokenizer"] != false).then(|| word_tokenizer().clone());
     let endpoint = Endpoint { tokenizer, ..Endpoint::new(settings["url"].as_str().unwrap(), "tiny") };

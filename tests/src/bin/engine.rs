@@ -1,5 +1,5 @@
-//! An engine for tests of whole runs: the server of `openai.rs` as a process that takes its time, its memory and its bad
-//! ends from flags, and logs as vLLM does.
+//! An engine for tests of whole runs: the server of `openai.rs` as a process that takes its time, its memory and its
+//! bad ends from flags, and logs as vLLM does.
 
 #![allow(clippy::expect_used, clippy::print_stdout, reason = "a program of tests")]
 

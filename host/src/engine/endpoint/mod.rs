@@ -11,8 +11,8 @@ use super::{ApplyError, ApplyRequest, Cluster, Deployment, Engine, Launch};
 use crate::domain::{EngineFacts, Failure, Measurement, Probe, Role};
 
 /// Why phase 7 does not happen here.
-pub const CANNOT_APPLY: &str = "only an engine that already runs was measured; kubectl apply final_config.yaml where it is \
-                                to run";
+pub const CANNOT_APPLY: &str = "only an engine that already runs was measured; kubectl apply final_config.yaml where it \
+                                is to run";
 
 /// The engine at one URL.
 pub struct EndpointCluster {

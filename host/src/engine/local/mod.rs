@@ -45,8 +45,8 @@ const LOG_LAGS: Duration = Duration::from_secs(2);
 const BLOCK_TOKENS: f64 = 16.0;
 
 /// Why phase 7 does not happen here.
-pub const CANNOT_APPLY: &str = "a DynamoGraphDeployment needs Kubernetes, and this cluster is one machine; kubectl apply \
-                                final_config.yaml where it is to run";
+pub const CANNOT_APPLY: &str = "a DynamoGraphDeployment needs Kubernetes, and this cluster is one machine; kubectl \
+                                apply final_config.yaml where it is to run";
 
 /// This machine.
 pub struct LocalCluster {

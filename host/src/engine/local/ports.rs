@@ -66,8 +66,8 @@ impl Ports {
                 let wanted = fixed.get(name).copied();
                 let listener = bind(wanted.unwrap_or(0)).map_err(|error| match wanted {
                     Some(port) if error.kind() == io::ErrorKind::AddrInUse => format!(
-                        "port {port} ({name}) is taken by another process; end that, or leave the port out of `ports` for a \
-                         free one"
+                        "port {port} ({name}) is taken by another process; end that, or leave the port out of `ports` for \
+                         a free one"
                     ),
                     Some(port) => format!("port {port} ({name}) cannot be used: {error}"),
                     None => format!("no port is free: {error}"),
@@ -81,8 +81,8 @@ impl Ports {
                 }
                 if wanted.is_some() {
                     return Err(format!(
-                        "port {port} ({name}) is fixed, and another engine of this run has it; leave it out of `ports`, or \
-                         give --total-gpus so that engines run one after the other"
+                        "port {port} ({name}) is fixed, and another engine of this run has it; leave it out of `ports`, \
+                         or give --total-gpus so that engines run one after the other"
                     ));
                 }
             }

@@ -1,13 +1,13 @@
-//! A process of this program between the profiler and one process of an engine, so that whatever becomes of the profiler,
-//! nothing of the engine is left.
+//! A process of this program between the profiler and one process of an engine, so that whatever becomes of the
+//! profiler, nothing of the engine is left.
 //!
 //! ```text
 //! profiler --pipe--> supervisor --parent-death signal--> command ---> its children, wherever they went
 //!                        '---- its output, bounded, to a file
 //! ```
 //!
-//! The supervisor holds the reading end of a pipe. When the profiler closes it, or is gone (`kill -9` closes it too), the
-//! supervisor ends the command and everything that came of it: SIGTERM, and SIGKILL after a grace. It is their
+//! The supervisor holds the reading end of a pipe. When the profiler closes it, or is gone (`kill -9` closes it too),
+//! the supervisor ends the command and everything that came of it: SIGTERM, and SIGKILL after a grace. It is their
 //! subreaper, so that no double fork and no session of its own lets a process get away. Should somebody kill the
 //! supervisor itself, the kernel kills the command.
 //!

@@ -71,8 +71,8 @@ impl Words {
         let apart = |a: u64, b: u64| a.abs_diff(b) as f64 / a.max(b) as f64;
         if let Some((other, second)) = numbers.iter().find(|(_, other)| apart(tokens, *other) > tolerance) {
             return Err(format!(
-                "the KV cache is {tokens} tokens by the {} and {second} by the {}, {:.0} % apart: {}. Mend whichever is \
-                 wrong; --kv-tolerance allows more than {:.0} %",
+                "the KV cache is {tokens} tokens by the {} and {second} by the {}, {:.0} % apart: {}. Mend whichever \
+                 is wrong; --kv-tolerance allows more than {:.0} %",
                 winner.source,
                 other.source,
                 apart(tokens, *second) * 100.0,

@@ -1,5 +1,5 @@
-//! Prometheus' text format, as far as gauges need it. Of the parsers on crates.io, `prometheus-parse` knows no colon in a
-//! name (vLLM's and SGLang's all have one) and none tells two series of one name apart by labels with commas in them.
+//! Prometheus' text format, as far as gauges need it. Of the parsers on crates.io, `prometheus-parse` knows no colon in
+//! a name (vLLM's and SGLang's all have one) and none tells two series of one name apart by labels with commas in them.
 
 /// One line: a name, labels, a value.
 #[derive(Debug, Clone, PartialEq)]

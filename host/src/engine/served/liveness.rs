@@ -7,7 +7,8 @@ use tokio::sync::watch;
 pub struct Keeper(watch::Sender<Option<String>>);
 
 impl Keeper {
-    /// The engine is gone for good, and why: exit code and last log lines, or the reason of the pod. The first word counts.
+    /// The engine is gone for good, and why: exit code and last log lines, or the reason of the pod. The first word
+    /// counts.
     pub fn ended(&self, reason: impl Into<String>) {
         self.0.send_if_modified(|known| {
             let first = known.is_none();

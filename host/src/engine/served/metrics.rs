@@ -1,7 +1,8 @@
 //! What an engine's metrics endpoint says: how large its KV cache is, how full, and how many requests run.
 //!
-//! The names are those of vLLM (0.4 to 0.32), SGLang (with `--enable-metrics`) and Dynamo (1.6: frontend, and workers with
-//! `DYN_SYSTEM_PORT`). A Dynamo worker passes its engine's own metrics on; those come first, since they are the source.
+//! The names are those of vLLM (0.4 to 0.32), SGLang (with `--enable-metrics`) and Dynamo (1.6: frontend, and workers
+//! with `DYN_SYSTEM_PORT`). A Dynamo worker passes its engine's own metrics on; those come first, since they are the
+//! source.
 
 use super::exposition::Sample;
 
@@ -24,8 +25,8 @@ const RANK_LABELS: [&str; 2] = ["engine", "dp_rank"];
 /// Labels that name the model.
 const MODEL_LABELS: [&str; 2] = ["model_name", "model"];
 
-/// Reads the pages of one engine (a frontend's and its workers' together). `model` is the name under which it is served:
-/// a frontend may know others.
+/// Reads the pages of one engine (a frontend's and its workers' together). `model` is the name under which it is
+/// served: a frontend may know others.
 pub fn look(samples: &[Sample], model: &str, ranks: u32) -> Look {
     let page = Page { samples, model, ranks: f64::from(ranks.max(1)) };
     let block_tokens = page.sum(&["dynamo_frontend_model_kv_cache_block_size"], |s| Some(s.value), Fill::AsIs);
@@ -60,8 +61,8 @@ pub fn look(samples: &[Sample], model: &str, ranks: u32) -> Look {
     }
 }
 
-/// `vllm:cache_config_info{block_size="16",num_gpu_blocks="573",kv_cache_size_tokens="9168"} 1`; the size in tokens is there
-/// in newer versions, and is the right one where layers of several kinds share the blocks.
+/// `vllm:cache_config_info{block_size="16",num_gpu_blocks="573",kv_cache_size_tokens="9168"} 1`; the size in tokens is
+/// there in newer versions, and is the right one where layers of several kinds share the blocks.
 fn vllm_capacity(sample: &Sample) -> Option<f64> {
     let number = |label: &str| sample.label(label)?.parse::<f64>().ok();
     number("kv_cache_size_tokens").or_else(|| Some(number("num_gpu_blocks")? * number("block_size")?))

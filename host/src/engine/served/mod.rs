@@ -2,9 +2,9 @@
 //! is known to be dead; waiting for it, its facts and its measurements are the same everywhere.
 //!
 //! ```text
-//! local, endpoint, kubernetes --Site, Liveness--> Served --first_answer--> ready.rs     one real completion
-//!                                                   |----facts-----> capacity.rs  <- metrics.rs, backends' log lines, formula
-//!                                                   '----measure---> load::LoadGenerator, and watch.rs at the same time
+//! local, endpoint, … --Site, Liveness--> Served --first_answer--> ready.rs     one real completion
+//!                                           |----facts-----> capacity.rs  <- metrics.rs, log lines, formula
+//!                                           '----measure---> load::LoadGenerator, and watch.rs meanwhile
 //! ```
 
 mod capacity;
@@ -136,11 +136,11 @@ pub struct Served {
 }
 
 impl Served {
-    /// An engine that has been told to start at `launched`, answers at `site` and lives as long as `liveness` says. Waits
-    /// for its first completion, then asks everybody how large it is.
+    /// An engine that has been told to start at `launched`, answers at `site` and lives as long as `liveness` says.
+    /// Waits for its first completion, then asks everybody how large it is.
     ///
-    /// `log` is awaited once the engine answers, for the lines that tell of its capacity; `Err` says why there is no log.
-    /// `asked_max_running` is the limit on its command line, over all attention-DP ranks, if there is one.
+    /// `log` is awaited once the engine answers, for the lines that tell of its capacity; `Err` says why there is no
+    /// log. `asked_max_running` is the limit on its command line, over all attention-DP ranks, if there is one.
     ///
     /// # Errors
     /// If it does not answer within the deadline, ends before that, or its capacity is unknown or disputed. Ending
@@ -259,8 +259,8 @@ impl Served {
         })
     }
 
-    /// Measures one point. What the engine says of itself meanwhile goes into the measurement: the requests that it ran,
-    /// and how full its KV cache was. Where it does not tell, the first is what the client had in flight, and the
+    /// Measures one point. What the engine says of itself meanwhile goes into the measurement: the requests that it
+    /// ran, and how full its KV cache was. Where it does not tell, the first is what the client had in flight, and the
     /// second that many requests with half of their answer.
     ///
     /// # Errors

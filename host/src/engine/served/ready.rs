@@ -1,4 +1,5 @@
-//! Waiting until an engine answers: not a health check, which engines pass before they can serve, but one real completion.
+//! Waiting until an engine answers: not a health check, which engines pass before they can serve, but one real
+//! completion.
 
 use std::time::Duration;
 
@@ -37,8 +38,8 @@ pub(super) struct NotReady {
 }
 
 impl Served {
-    /// Waits until the engine has answered a completion. A dead engine, a refusal for good and a stop by the user end the
-    /// wait at once.
+    /// Waits until the engine has answered a completion. A dead engine, a refusal for good and a stop by the user end
+    /// the wait at once.
     pub(super) async fn first_answer(&self, deadline: Duration, stop: &Stop) -> Result<(), NotReady> {
         let since = Instant::now();
         let end = since + deadline;
@@ -143,7 +144,7 @@ fn judge(url: &str, path: &str, response: &Response) -> Try {
 fn is_completion(text: &str) -> bool {
     let has_choice = |json: &str| {
         let answer: Option<serde_json::Value> = serde_json::from_str(json).ok();
-        answer.is_some_and(|answer| answer["choices"].as_array().is_some_and(|choices| !choices.is_empty()))
+        answer.and_then(|answer| answer.get("choices")?.as_array().map(|choices| !choices.is_empty())).unwrap_or(false)
     };
     has_choice(text) || text.lines().filter_map(|line| line.strip_prefix("data:")).any(has_choice)
 }

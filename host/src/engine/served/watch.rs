@@ -7,8 +7,8 @@ use tokio::time::sleep;
 use super::Served;
 use super::metrics::Look;
 
-/// Between two looks. Short points need the first one early; a look costs the engine some milliseconds of a CPU core, so
-/// that long ones are left in peace.
+/// Between two looks. Short points need the first one early; a look costs the engine some milliseconds of a CPU core,
+/// so that long ones are left in peace.
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 const LONGEST_BETWEEN: Duration = Duration::from_secs(1);
 
