@@ -84,21 +84,15 @@ impl Server {
 
     /// What it noted, by the name of the request.
     fn truth(&self) -> HashMap<String, Truth> {
-        self.truth_and_lag().0
-    }
-
-    /// And by how much its own event loop was late, mean in milliseconds.
-    fn truth_and_lag(&self) -> (HashMap<String, Truth>, f64) {
         let origin = self.url.parse().unwrap();
         let answer =
             block_on(sla_profiler::http::Client::default().get(&origin, "/truth", None, Duration::from_secs(60)));
-        let answer: Value = serde_json::from_slice(&answer.unwrap().body).unwrap();
-        let rows: Vec<(String, f64, f64, f64, u32, u32)> = serde_json::from_value(answer["rows"].clone()).unwrap();
-        let truth = rows
-            .into_iter()
-            .map(|(id, received_s, first_s, last_s, tokens, _)| (id, Truth { received_s, first_s, last_s, tokens }))
-            .collect();
-        (truth, answer["lag_mean_ms"].as_f64().unwrap())
+        let rows: Vec<(String, f64, f64, f64, u32, f64)> = serde_json::from_slice(&answer.unwrap().body).unwrap();
+        rows.into_iter()
+            .map(|(id, received_s, first_s, last_s, tokens, lag_ms)| {
+                (id, Truth { received_s, first_s, last_s, tokens, lag_ms })
+            })
+            .collect()
     }
 }
 
@@ -115,6 +109,8 @@ struct Truth {
     first_s: f64,
     last_s: f64,
     tokens: u32,
+    /// How late the server's event loop was when the request came.
+    lag_ms: f64,
 }
 
 impl Truth {
@@ -150,6 +146,7 @@ fn client(settings: &str) {
         max_error_rate: 0.05,
         seed: 1,
         deadline: Duration::from_secs(300),
+        artifacts: None,
     };
     let tokenizer = (settings["tokenizer"] != false).then(|| word_tokenizer().clone());
     let endpoint = Endpoint { tokenizer, ..Endpoint::new(settings["url"].as_str().unwrap(), "tiny") };
@@ -195,7 +192,7 @@ struct Outcome {
     true_itl_ms: f64,
     tokens: f64,
     cpu_s: f64,
-    /// How late the server itself was, mean in milliseconds: by so much TTFT is longer than it knows.
+    /// How late the server itself was when requests came, mean in milliseconds: by so much TTFT is longer than it knows.
     server_lag_ms: f64,
     bound: Option<String>,
     report: Option<LoadReport>,
@@ -236,7 +233,7 @@ fn ours(server: &Server, settings: &Value, prefix: &[&str]) -> Outcome {
     let report: LoadReport = serde_json::from_value(answer["report"].clone()).unwrap();
     // Samples are consecutive requests; those before them filled the queue or were cut off as transient.
     let last = |id: &str| id.rsplit('-').next().and_then(|n| n.parse::<usize>().ok());
-    let (noted, server_lag_ms) = server.truth_and_lag();
+    let noted = server.truth();
     let tokens = noted.values().map(|t| f64::from(t.tokens)).sum();
     let mut truth: Vec<(usize, Truth)> =
         noted.into_iter().filter_map(|(id, truth)| Some((last(&id)?, truth))).collect();
@@ -245,7 +242,7 @@ fn ours(server: &Server, settings: &Value, prefix: &[&str]) -> Outcome {
     let first = settings["concurrency"].as_u64().map_or(0, |c| usize::try_from(c).unwrap());
     let truth: Vec<Truth> = truth.into_iter().filter(|(i, _)| (first..first + n).contains(i)).map(|(_, t)| t).collect();
     Outcome {
-        server_lag_ms,
+        server_lag_ms: mean(truth.iter().map(|t| t.lag_ms)),
         ttft_ms: report.ttft_ms.unwrap().stat.mean,
         itl_ms: report.itl_ms.unwrap().stat.mean,
         true_ttft_ms: mean(truth.iter().map(Truth::ttft_ms)),
@@ -299,7 +296,7 @@ fn aiperf(program: &Path, server: &Server, settings: &Value) -> Option<Outcome> 
         return None;
     };
     let export: Value = serde_json::from_str(&export).unwrap();
-    let (truth, server_lag_ms) = server.truth_and_lag();
+    let truth = server.truth();
     let rows: Vec<Truth> = file("profile_export.jsonl")
         .unwrap()
         .lines()
@@ -309,7 +306,7 @@ fn aiperf(program: &Path, server: &Server, settings: &Value) -> Option<Outcome> 
         })
         .collect();
     Some(Outcome {
-        server_lag_ms,
+        server_lag_ms: mean(rows.iter().map(|t| t.lag_ms)),
         ttft_ms: export["time_to_first_token"]["avg"].as_f64().unwrap(),
         itl_ms: export["inter_token_latency"]["avg"].as_f64().unwrap(),
         true_ttft_ms: mean(rows.iter().map(Truth::ttft_ms)),
