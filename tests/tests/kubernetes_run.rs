@@ -47,6 +47,7 @@ mod on_a_cluster {
         Timing {
             ttft_ms: 4.0 / gpus * factor,
             ttft_ms_per_token: 0.02 / gpus,
+            ttft_spread: 0.0,
             itl_ms: 2.0 / gpus * factor,
             itl_ms_per_request: 0.05,
         }

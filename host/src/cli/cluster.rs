@@ -142,10 +142,14 @@ impl ClusterArgs {
             ClusterKind::Endpoint if self.url.is_none() => {
                 Err(usage("--cluster endpoint needs --url", "for example --url http://localhost:8000"))
             }
-            ClusterKind::Simulated | ClusterKind::Local | ClusterKind::Kubernetes if of_endpoint || mapping != [1; 4] => Err(usage(
-                "--url, --metrics-url, --role, --tp, --pp, --dp and --ep describe an engine that already runs",
-                "add --cluster endpoint, or leave them out",
-            )),
+            ClusterKind::Simulated | ClusterKind::Local | ClusterKind::Kubernetes
+                if of_endpoint || mapping != [1; 4] =>
+            {
+                Err(usage(
+                    "--url, --metrics-url, --role, --tp, --pp, --dp and --ep describe an engine that already runs",
+                    "add --cluster endpoint, or leave them out",
+                ))
+            }
             _ => Ok(()),
         }
     }

@@ -106,9 +106,7 @@ impl Args {
             _ => None,
         };
         let resolved = match (&real, &mut connection) {
-            (Some(runtime), Some(connection)) => {
-                runtime.block_on(connection.load(self.input.source(), &self.flags))?
-            }
+            (Some(runtime), Some(connection)) => runtime.block_on(connection.load(self.input.source(), &self.flags))?,
             _ => spec::load(&self.input.source(), &self.flags)?,
         };
         resolved.warnings.iter().for_each(|warning| printer.note(&format!("note: {warning}")));
@@ -208,7 +206,7 @@ impl Args {
                 write_out(session, &text)?;
                 return Ok(if choice.meets_sla { exit_code::OK } else { exit_code::INFEASIBLE });
             }
-            Found::All(Box::new(outcome), result) => (outcome, result),
+            Found::All(outcome, result) => (outcome, result),
         };
         let text =
             if printer.is_json() { json(&result)? } else { summary::result(printer, &result, dir.path(), &took) };
@@ -224,7 +222,8 @@ impl Args {
         let code = drop_in::exit_code(code, will_be_applied);
         if code == exit_code::INFEASIBLE {
             // The operator would apply it without a word.
-            let error = "no configuration meets the SLA; the least bad one is in final_config.yaml, to be applied by hand";
+            let error =
+                "no configuration meets the SLA; the least bad one is in final_config.yaml, to be applied by hand";
             status::write_failure(&dir, error);
         }
         Ok(code)
@@ -376,7 +375,7 @@ impl Run<'_> {
         let (observer, task) = kubernetes::status::follow(connection.kube.clone(), dgdr);
         let done = self.phases(policies, prediction, journal, past, only_role, Some(Box::new(observer))).await;
         let outcome = match &done {
-            Ok(Done { found: Found::All(outcome, _), .. }) => Ok(outcome),
+            Ok(Done { found: Found::All(outcome, _), .. }) => Ok(outcome.as_ref()),
             Err(error) => Err(error),
             // Only an engine that runs already is measured in one role, and it has no request.
             Ok(Done { found: Found::Role(..), .. }) => return done,

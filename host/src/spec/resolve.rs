@@ -477,11 +477,12 @@ impl Resolver<'_> {
             });
         self.record("hardware.numGpusPerNode", &per_node.value, per_node.origin.clone());
         let per_node = per_node.within(1, MAX_GPUS)?.value;
-        let total = Field::choose("--total-gpus", self.flags.total_gpus, request.total_gpus.take())
-            .unwrap_or_else(|| match self.discovered {
+        let total = Field::choose("--total-gpus", self.flags.total_gpus, request.total_gpus.take()).unwrap_or_else(
+            || match self.discovered {
                 Some(found) => Field::new(found.total_gpus, discovered(found), "hardware.totalGpus"),
                 None => Field::new(per_node, Origin::Derived("one node".to_owned()), "hardware.totalGpus"),
-            });
+            },
+        );
         self.record("hardware.totalGpus", &total.value, total.origin.clone());
         let total = total.within(1, MAX_GPUS)?;
         if total.value < 2 {

@@ -2,7 +2,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::domain::samples::{deepseek_v3, h100, h200, hardware, job, llama_8b_fp8, llama_70b_fp8, qwen3_235b};
-use crate::domain::{Backend, Candidate, search_space};
+use crate::domain::{Aim, Backend, Candidate, search_space};
 use crate::engine::CheckLoad;
 
 fn simulation() -> SimulationSpec {
@@ -37,7 +37,7 @@ async fn measure_with(
 ) -> Result<Measurement, Failure> {
     let launch = launch_of(&cluster.world.job, probe.candidate, role, mapping);
     let mut engine = cluster.launch(&launch).await?;
-    let result = engine.measure(role, &probe).await;
+    let result = engine.measure(role, &probe, Aim::Value).await;
     engine.shutdown().await.unwrap();
     result
 }
@@ -184,8 +184,8 @@ fn measurements_do_not_depend_on_the_order_of_measuring() {
     let cluster = SimulatedCluster::new(&job, &simulation());
     let shared = virtually(async {
         let mut engine = cluster.launch(&launch_of(&job, 0, Role::Prefill, Mapping::tensor(1))).await.unwrap();
-        let decode = engine.measure(Role::Decode, &points[1].2).await.unwrap();
-        (engine.measure(Role::Prefill, &points[0].2).await.unwrap(), decode)
+        let decode = engine.measure(Role::Decode, &points[1].2, Aim::Value).await.unwrap();
+        (engine.measure(Role::Prefill, &points[0].2, Aim::Value).await.unwrap(), decode)
     });
     assert_eq!((&forwards[0].1, &forwards[1].1), (&shared.0, &shared.1));
 }
@@ -220,7 +220,7 @@ fn launching_and_measuring_take_virtual_time_and_hold_gpus() {
         assert_eq!(cluster.free_gpus(), 4);
         let probe = Probe { candidate: 7, ..probe(3000, 150, 64) };
         let before = start.elapsed().as_secs_f64();
-        let m = engine.measure(Role::Decode, &probe).await.unwrap();
+        let m = engine.measure(Role::Decode, &probe, Aim::Value).await.unwrap();
         let took = start.elapsed().as_secs_f64() - before;
         assert!((took - m.duration_s).abs() < 0.01, "{took} {}", m.duration_s);
         let expected = cluster.expected_measure(&launch, &probe).as_secs_f64();
