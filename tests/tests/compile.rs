@@ -36,7 +36,7 @@ impl Bench {
     }
 
     fn with(compiler: Compiler, limits: Limits) -> Self {
-        let host = PluginHost::new(HostOptions { cache: None, limits, compiler }).unwrap();
+        let host = PluginHost::new(HostOptions { cache: None, store: None, limits, compiler }).unwrap();
         Self { host, dir: tempfile::tempdir().unwrap() }
     }
 
