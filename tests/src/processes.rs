@@ -79,6 +79,7 @@ pub fn alive(mark: &str) -> Vec<u32> {
 }
 
 fn described(mark: &str) -> Vec<String> {
-    let line = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ");
+    let line =
+        |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ");
     alive(mark).into_iter().map(|pid| format!("{pid} {}", line(pid))).collect()
 }

@@ -23,7 +23,8 @@ use sla_profiler::{
         Sla, Stat, Workload, candidate::Prior, search_space::Limits,
     },
     spec::{
-        CurveRange, DeploymentSpec, DgdApi, EnginesSpec, ModelCache, PluginChoice, PluginSource, Plugins, RunSpec, SimulationSpec,
+        CurveRange, DeploymentSpec, DgdApi, EnginesSpec, ModelCache, PluginChoice, PluginSource, Plugins, RunSpec,
+        SimulationSpec,
     },
 };
 

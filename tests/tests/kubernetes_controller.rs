@@ -195,7 +195,8 @@ mod on_a_cluster {
             assert!(container["args"].as_array().unwrap().contains(&json!("chat")), "{container}");
             // The real Job controller made a pod of it, which the real admission let in.
             eventually("the Job's pod", async || {
-                let pods = namespace.api::<Pod>().list(&ListParams::default().labels("job-name=profile-chat")).await.ok()?;
+                let pods =
+                    namespace.api::<Pod>().list(&ListParams::default().labels("job-name=profile-chat")).await.ok()?;
                 (pods.items.len() == 1).then_some(())
             })
             .await;
@@ -312,7 +313,10 @@ mod on_a_cluster {
             let used = rbac::used(&proxy.asked());
             let idle: BTreeSet<_> = given.difference(&used).collect();
             let missing: BTreeSet<_> = used.difference(&given).collect();
-            assert!(idle.is_empty() && missing.is_empty(), "given and not used: {idle:?}; used and not given: {missing:?}");
+            assert!(
+                idle.is_empty() && missing.is_empty(),
+                "given and not used: {idle:?}; used and not given: {missing:?}"
+            );
         });
     }
 
@@ -368,7 +372,8 @@ mod on_a_cluster {
         block_on(async {
             let namespace = Namespace::create(ControlPlane::shared(), "no-role").await;
             let kubeconfig = namespace.account("nobody", &json!([])).await;
-            let output = sla_profiler(["controller", "--image", IMAGE, "--kubeconfig"]).arg(&kubeconfig).output().unwrap();
+            let output =
+                sla_profiler(["controller", "--image", IMAGE, "--kubeconfig"]).arg(&kubeconfig).output().unwrap();
             let said = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(6), "{said}");
             let said = said.split_whitespace().collect::<Vec<_>>().join(" ");

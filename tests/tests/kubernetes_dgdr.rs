@@ -47,7 +47,10 @@ fn in_the_place_of_dynamos_profiler_it_writes_what_the_sidecar_reads_and_applies
         let dgd = documents.iter().find(|d| d["kind"] == "DynamoGraphDeployment").unwrap();
         assert_eq!(dgd["apiVersion"], "nvidia.com/v1beta1");
         let status = &yaml(out.path(), "profiler_status.yaml")[0];
-        assert_eq!((&status["phase"], &status["outputs"]["final_config"]), (&"Done".into(), &"final_config.yaml".into()));
+        assert_eq!(
+            (&status["phase"], &status["outputs"]["final_config"]),
+            (&"Done".into(), &"final_config.yaml".into())
+        );
         let result: Value = serde_json::from_slice(&std::fs::read(out.path().join("result.json")).unwrap()).unwrap();
         assert_eq!(result["check"], Value::Null, "the operator applies it");
     }
@@ -72,9 +75,28 @@ fn what_nobody_should_apply_unasked_fails_the_job_and_what_waits_for_a_person_do
 #[test]
 fn the_sidecar_is_told_of_every_failure_also_before_there_is_a_run() {
     let cases = [
-        (exit_code::INPUT, in_its_place as fn(&str, &Path) -> Command, SPEC.replace("ttft", "tfft"), "unknown field `tfft`"),
-        (exit_code::USAGE, |spec, out| { let mut c = in_its_place(spec, out); c.arg("--no-such-flag"); c }, SPEC.to_owned(), "--no-such-flag"),
-        (exit_code::NO_CANDIDATE, in_its_place, SPEC.replace("Qwen/Qwen3-0.6B", "meta-llama/Llama-3.1-405B-Instruct"), "fits none"),
+        (
+            exit_code::INPUT,
+            in_its_place as fn(&str, &Path) -> Command,
+            SPEC.replace("ttft", "tfft"),
+            "unknown field `tfft`",
+        ),
+        (
+            exit_code::USAGE,
+            |spec, out| {
+                let mut c = in_its_place(spec, out);
+                c.arg("--no-such-flag");
+                c
+            },
+            SPEC.to_owned(),
+            "--no-such-flag",
+        ),
+        (
+            exit_code::NO_CANDIDATE,
+            in_its_place,
+            SPEC.replace("Qwen/Qwen3-0.6B", "meta-llama/Llama-3.1-405B-Instruct"),
+            "fits none",
+        ),
     ];
     for (code, start, spec, said) in cases {
         let out = tempfile::tempdir().unwrap();
@@ -150,7 +172,10 @@ mod on_a_cluster {
             // A second kind of GPU: somebody has to say which, and both are named.
             nodes::add_node(ControlPlane::shared(), "nodes-other", "NVIDIA-L40S", 4).await;
             let words = said(exit_code::CLUSTER, profile(&kubeconfig, out.path(), &dry)).await;
-            assert!(words.contains("NVIDIA-H200") && words.contains("NVIDIA-L40S") && words.contains("--gpu-sku"), "{words}");
+            assert!(
+                words.contains("NVIDIA-H200") && words.contains("NVIDIA-L40S") && words.contains("--gpu-sku"),
+                "{words}"
+            );
             let chosen = [&dry[..3], &["--gpu-sku", "l40s"]].concat();
             let words = said(exit_code::OK, profile(&kubeconfig, out.path(), &chosen)).await;
             assert!(words.contains("4 x l40s") || words.contains("l40s"), "{words}");

@@ -27,9 +27,9 @@ mod on_a_cluster {
     use sla_profiler::load::{Endpoint as Served, LoadError, LoadGenerator, LoadReport, Point};
     use sla_profiler::run::{Existing, RunDir};
     use sla_profiler::spec::{Flags, RunSpec, Source, load};
+    use sla_profiler_tests::kubernetes::nodes::{self, Fault as PodFault};
     use sla_profiler_tests::kubernetes::operator::{DGD_LABEL, log_line};
     use sla_profiler_tests::kubernetes::proxy::Fault;
-    use sla_profiler_tests::kubernetes::nodes::{self, Fault as PodFault};
     use sla_profiler_tests::kubernetes::{ControlPlane, Endpoint, Namespace, Operator, Proxy, block_on, eventually};
 
     /// Answers every completion with a word, and every GET with nothing; in threads, so that it needs no runtime.
@@ -63,7 +63,8 @@ mod on_a_cluster {
             } else {
                 String::new()
             };
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", text.len());
+            let head =
+                format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", text.len());
             if stream.write_all(format!("{head}{text}").as_bytes()).is_err() {
                 return;
             }
@@ -84,7 +85,8 @@ mod on_a_cluster {
         async fn measure(&self, _: &Served, _: &Point) -> Result<LoadReport, LoadError> {
             let ms = if self.within_sla.load(Ordering::Relaxed) { 1.0 } else { 1e6 };
             let estimate = |value: f64| json!({ "value": value, "ci_low": value, "ci_high": value, "samples": 9 });
-            let stat = json!({ "mean": ms, "p50": ms, "p90": ms, "p99": ms, "ci_low": ms, "ci_high": ms, "target": ms });
+            let stat =
+                json!({ "mean": ms, "p50": ms, "p90": ms, "p99": ms, "ci_low": ms, "ci_high": ms, "target": ms });
             let figure = json!({ "stat": stat, "target": estimate(ms), "samples": 9 });
             let report = json!({
                 "ttft_ms": figure, "itl_ms": figure, "e2e_ms": figure, "requests": 9, "failed_requests": 0,
@@ -132,7 +134,11 @@ mod on_a_cluster {
             let namespace = Namespace::create(plane, name).await;
             nodes::add_node(plane, &format!("{name}-0"), "NVIDIA-H200", 8).await;
             let log: PathBuf = plane.folder().join(format!("{name}.log"));
-            let lines = ["loading weights", "GPU KV cache size: 643,891 tokens", "Maximum concurrency for 40,960 tokens per request: 15.72x"];
+            let lines = [
+                "loading weights",
+                "GPU KV cache size: 643,891 tokens",
+                "Maximum concurrency for 40,960 tokens per request: 15.72x",
+            ];
             let text: String = lines.iter().map(|line| format!("{}\n", log_line(line))).collect();
             std::fs::write(&log, text).unwrap();
             let endpoint = Endpoint { port: answering(), log_file: Some(log) };
@@ -207,10 +213,14 @@ mod on_a_cluster {
             assert!(names[0].ends_with(&world.owner.run), "{names:?}");
             let dgd = world.namespace.dgds().get(&names[0]).await.unwrap();
             assert_eq!(dgd.metadata.labels.as_ref().unwrap()["sla-profiler.dev/run"], world.owner.run);
-            let managers: Vec<_> = dgd.metadata.managed_fields.iter().flatten().filter_map(|m| m.manager.clone()).collect();
+            let managers: Vec<_> =
+                dgd.metadata.managed_fields.iter().flatten().filter_map(|m| m.manager.clone()).collect();
             assert!(managers.contains(&"sla-profiler".to_owned()), "{managers:?}");
             let folder = world.dir.path().join(launch.candidate.dir_name());
-            let logs = std::fs::read_dir(&folder).unwrap().flatten().filter(|file| file.path().extension().is_some_and(|e| e == "log"));
+            let logs = std::fs::read_dir(&folder)
+                .unwrap()
+                .flatten()
+                .filter(|file| file.path().extension().is_some_and(|e| e == "log"));
             assert_eq!(logs.count(), 2, "of frontend and worker");
             engine.shutdown().await.unwrap();
             world.nothing_is_left().await;
@@ -236,7 +246,11 @@ mod on_a_cluster {
                 let wishes = Wishes { image: Some(fault.image()), deadlines, ..Wishes::default() };
                 let world = World::new(&format!("faulty-{n}"), wishes).await;
                 let failure = world.cluster.launch(&world.launch(Role::Prefill)).await.err().expect("it fails");
-                assert!(failure.reason.contains(said) && failure.reason.contains(remedy), "{fault:?}: {}", failure.reason);
+                assert!(
+                    failure.reason.contains(said) && failure.reason.contains(remedy),
+                    "{fault:?}: {}",
+                    failure.reason
+                );
                 assert_eq!((failure.class, failure.probe), (class, None), "{fault:?}: {}", failure.reason);
                 world.nothing_is_left().await;
             }
@@ -252,7 +266,11 @@ mod on_a_cluster {
             let mut launch = world.launch(Role::Prefill);
             launch.candidate.mapping = sla_profiler::domain::Mapping::tensor(64);
             let failure = world.cluster.launch(&launch).await.err().expect("it fails");
-            assert!(failure.reason.contains("finds no node") && failure.reason.contains("free GPUs"), "{}", failure.reason);
+            assert!(
+                failure.reason.contains("finds no node") && failure.reason.contains("free GPUs"),
+                "{}",
+                failure.reason
+            );
             world.nothing_is_left().await;
 
             let deadlines = Deadlines { operator: Duration::from_secs(2), ..Deadlines::default() };
@@ -297,7 +315,8 @@ mod on_a_cluster {
             ] {
                 world.proxy.inject(method, path, fault, times);
             }
-            let engine = world.cluster.launch(&world.launch(Role::Decode)).await.unwrap_or_else(|failure| panic!("{failure:?}"));
+            let engine =
+                world.cluster.launch(&world.launch(Role::Decode)).await.unwrap_or_else(|failure| panic!("{failure:?}"));
             // All watches end, and come back.
             world.proxy.cut();
             engine.shutdown().await.unwrap();
@@ -316,7 +335,12 @@ mod on_a_cluster {
             let name = world.dgds().await.remove(0);
             world.namespace.dgds().delete(&name, &DeleteParams::default()).await.unwrap();
             let probe = sla_profiler::domain::Probe {
-                candidate: launch.id, isl: 10, osl: 10, concurrency: 1, relative_precision: 0.1, max_samples: 5,
+                candidate: launch.id,
+                isl: 10,
+                osl: 10,
+                concurrency: 1,
+                relative_precision: 0.1,
+                max_samples: 5,
             };
             let failure = loop {
                 match engine.measure(Role::Decode, &probe).await {
@@ -354,7 +378,10 @@ mod on_a_cluster {
                 } => {}
             }
             world.cluster.clean_up().await;
-            eventually("the end of all", async || (world.dgds().await.is_empty() && world.pods().await == 0).then_some(())).await;
+            eventually("the end of all", async || {
+                (world.dgds().await.is_empty() && world.pods().await == 0).then_some(())
+            })
+            .await;
         });
     }
 
@@ -362,7 +389,8 @@ mod on_a_cluster {
     fn what_a_killed_process_left_behind_goes_when_its_run_goes_on() {
         block_on(async {
             let world = World::new("killed", Wishes::default()).await;
-            let engine = world.cluster.launch(&world.launch(Role::Decode)).await.unwrap_or_else(|failure| panic!("{failure:?}"));
+            let engine =
+                world.cluster.launch(&world.launch(Role::Decode)).await.unwrap_or_else(|failure| panic!("{failure:?}"));
             // Killed: nothing of the engine's is run any more.
             std::mem::forget(engine);
             let other = json!({
@@ -422,7 +450,10 @@ mod on_a_cluster {
             assert_eq!(replicas(&world).await, (json!(1), "1".to_owned()));
 
             let error = world.cluster.apply(&request(3, &PodFault::ImagePull.image())).await.err().expect("it fails");
-            assert!(error.to_string().contains("cannot be pulled") && error.to_string().contains("put back"), "{error}");
+            assert!(
+                error.to_string().contains("cannot be pulled") && error.to_string().contains("put back"),
+                "{error}"
+            );
             assert_eq!(replicas(&world).await, (json!(1), "1".to_owned()));
             world.cluster.clean_up().await;
             assert_eq!(world.dgds().await, ["chat"], "what is deployed stays deployed");
@@ -438,7 +469,8 @@ mod on_a_cluster {
             eventually("the end of it", async || world.dgds().await.is_empty().then_some(())).await;
 
             world.namespace.create_strict(&final_dgd("chat", 0, "theirs")).await.unwrap();
-            let error = world.cluster.apply(&request(1, "registry.example/vllm-runtime:1")).await.err().expect("it fails");
+            let error =
+                world.cluster.apply(&request(1, "registry.example/vllm-runtime:1")).await.err().expect("it fails");
             assert!(error.to_string().contains("not ours"), "{error}");
             let found = world.namespace.dgds().get("chat").await.unwrap();
             assert_eq!(found.data["spec"]["components"][1]["replicas"], 0);
@@ -472,7 +504,12 @@ mod on_a_cluster {
             };
             let mut dgd = final_dgd("measures", 0, "x");
             Owner::new("req", Some(object), "").mark(&mut dgd, world.namespace.name());
-            world.namespace.dgds().patch("measures", &PatchParams::apply("sla-profiler"), &Patch::Apply(&dgd)).await.unwrap();
+            world
+                .namespace
+                .dgds()
+                .patch("measures", &PatchParams::apply("sla-profiler"), &Patch::Apply(&dgd))
+                .await
+                .unwrap();
             let maps = world.namespace.api::<k8s_openapi::api::core::v1::ConfigMap>();
             maps.delete("owner", &DeleteParams::default()).await.unwrap();
             eventually("the end of the candidate", async || world.dgds().await.is_empty().then_some(())).await;

@@ -89,7 +89,8 @@ mod on_a_cluster {
                 Some(answer)
             });
             assert_eq!(&forwards.await, b"pong");
-            let text = api.logs(&pod, &LogParams { container: Some("main".into()), ..LogParams::default() }).await.unwrap();
+            let text =
+                api.logs(&pod, &LogParams { container: Some("main".into()), ..LogParams::default() }).await.unwrap();
             assert_eq!(text.trim(), "KV cache: 123 tokens");
 
             namespace.dgds().delete("lives", &DeleteParams::foreground()).await.unwrap();
@@ -259,6 +260,8 @@ mod on_a_cluster {
         child.kill().unwrap();
         child.wait().unwrap();
         block_on(eventually("the end of all servers", async || (servers() == 0).then_some(())));
-        block_on(eventually("the end of their folder", async || (!std::path::Path::new(&folder).exists()).then_some(())));
+        block_on(eventually("the end of their folder", async || {
+            (!std::path::Path::new(&folder).exists()).then_some(())
+        }));
     }
 }

@@ -94,7 +94,8 @@ mod on_a_cluster {
             // What belongs to the whole cluster is in a folder of its own.
             let mut kubectl = kubectl(&cluster.kubeconfig());
             let folder = root().join("examples/kubernetes/gpu-discovery");
-            let output = kubectl.args(["apply", "--server-side", "--validate=strict", "-k"]).arg(folder).output().unwrap();
+            let output =
+                kubectl.args(["apply", "--server-side", "--validate=strict", "-k"]).arg(folder).output().unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         });
     }

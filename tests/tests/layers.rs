@@ -63,10 +63,7 @@ const RULES: &[(&str, &[&str])] = &[
             "crate::cli",
         ],
     ),
-    (
-        "kubernetes",
-        &["wasmtime", "crate::engine", "crate::plugin", "crate::scheduler", "crate::phases", "crate::cli"],
-    ),
+    ("kubernetes", &["wasmtime", "crate::engine", "crate::plugin", "crate::scheduler", "crate::phases", "crate::cli"]),
     ("backends", &["wasmtime", "tokio", "crate::engine", "crate::plugin", "crate::phases", "crate::cli"]),
     ("render", &["wasmtime", "tokio", "crate::phases", "crate::output", "crate::scheduler", "crate::cli"]),
     ("dgd", &["wasmtime", "tokio", "crate::engine", "crate::plugin", "crate::phases", "crate::cli"]),

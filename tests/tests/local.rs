@@ -355,9 +355,32 @@ fn running(mark: &Marked, model: &str, flags: &[&str]) -> Running {
 fn endpoint(engine: &Running, out: &Path, flags: &[&str]) -> Command {
     let mut command = sla_profiler(["profile", "--cluster", "endpoint", "--url", &engine.url, "--out"]);
     let job = [
-        "--gpu-sku", "h200_sxm", "--isl", "200", "--osl", "20", "--ttft", "200", "--itl", "30", "--max-context-length",
-        "600", "--kv-tokens", "20000", "--sweep", "sweep-grid", "--sweep-setting", "prefill-granularity=3",
-        "--sweep-setting", "decode-granularity=2", "--max-client-share", "100", "--sweep-setting", "samples=8", "--point-deadline", "60",
+        "--gpu-sku",
+        "h200_sxm",
+        "--isl",
+        "200",
+        "--osl",
+        "20",
+        "--ttft",
+        "200",
+        "--itl",
+        "30",
+        "--max-context-length",
+        "600",
+        "--kv-tokens",
+        "20000",
+        "--sweep",
+        "sweep-grid",
+        "--sweep-setting",
+        "prefill-granularity=3",
+        "--sweep-setting",
+        "decode-granularity=2",
+        "--max-client-share",
+        "100",
+        "--sweep-setting",
+        "samples=8",
+        "--point-deadline",
+        "60",
     ];
     command.arg(out).args(job).args(flags);
     command
@@ -432,7 +455,8 @@ fn the_template_of_the_documentation_is_one() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("engines.yaml");
     std::fs::write(&file, yaml).unwrap();
-    let mut command = sla_profiler(["profile", "-f", "examples/quickstart/dgdr.yaml", "--cluster", "local", "--dry-run"]);
+    let mut command =
+        sla_profiler(["profile", "-f", "examples/quickstart/dgdr.yaml", "--cluster", "local", "--dry-run"]);
     command.arg("--local").arg(&file);
     expect(exit_code::OK, command);
 }

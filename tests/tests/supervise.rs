@@ -160,7 +160,8 @@ fn killing_the_supervisor_kills_the_command() {
 
 #[test]
 fn output_is_bounded() {
-    let chatty = supervise(200, "yes 'a line that is written again and again' | head -c 5000000; echo last; sleep 1000");
+    let chatty =
+        supervise(200, "yes 'a line that is written again and again' | head -c 5000000; echo last; sleep 1000");
     chatty.mark.until("it wrote all", || {
         let newer = chatty.dir.path().join("worker.log.newer");
         std::fs::read_to_string(newer).is_ok_and(|text| text.ends_with("last\n"))

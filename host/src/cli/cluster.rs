@@ -127,7 +127,10 @@ impl ClusterArgs {
         let of_endpoint = self.url.is_some() || !self.metrics_url.is_empty() || self.role != RoleChoice::Both;
         let mapping = [self.tp, self.pp, self.dp, self.ep];
         if mapping.contains(&0) {
-            return Err(usage("--tp, --pp, --dp and --ep must be at least 1", "leave out those that the engine has not"));
+            return Err(usage(
+                "--tp, --pp, --dp and --ep must be at least 1",
+                "leave out those that the engine has not",
+            ));
         }
         if self.cluster != ClusterKind::Kubernetes && self.kubernetes.is_given() {
             return Err(usage(
@@ -139,10 +142,14 @@ impl ClusterArgs {
             ClusterKind::Endpoint if self.url.is_none() => {
                 Err(usage("--cluster endpoint needs --url", "for example --url http://localhost:8000"))
             }
-            ClusterKind::Simulated | ClusterKind::Local | ClusterKind::Kubernetes if of_endpoint || mapping != [1; 4] => Err(usage(
-                "--url, --metrics-url, --role, --tp, --pp, --dp and --ep describe an engine that already runs",
-                "add --cluster endpoint, or leave them out",
-            )),
+            ClusterKind::Simulated | ClusterKind::Local | ClusterKind::Kubernetes
+                if of_endpoint || mapping != [1; 4] =>
+            {
+                Err(usage(
+                    "--url, --metrics-url, --role, --tp, --pp, --dp and --ep describe an engine that already runs",
+                    "add --cluster endpoint, or leave them out",
+                ))
+            }
             _ => Ok(()),
         }
     }
@@ -151,7 +158,10 @@ impl ClusterArgs {
     fn mapping(&self) -> Result<Mapping, AppError> {
         let stage = self.tp.saturating_mul(self.dp);
         if stage % self.ep != 0 {
-            return Err(usage(format!("--ep {} does not divide --tp × --dp = {stage}", self.ep), "give the engine's own"));
+            return Err(usage(
+                format!("--ep {} does not divide --tp × --dp = {stage}", self.ep),
+                "give the engine's own",
+            ));
         }
         Ok(Mapping { tp: self.tp, pp: self.pp, attention_dp: self.dp, moe_tp: stage / self.ep, moe_ep: self.ep })
     }
@@ -168,8 +178,7 @@ impl ClusterArgs {
         backends::check(spec.job.backend, mapping)
             .map_err(|error| usage(error.to_string(), "--tp, --pp, --dp and --ep are those of the engine at --url"))?;
         let roles = self.only_role().map_or_else(|| Role::ALL.to_vec(), |role| vec![role]);
-        let candidate =
-            |role: Role| Candidate { role, mapping, prior: search_space::prior(&spec.job, role, &mapping) };
+        let candidate = |role: Role| Candidate { role, mapping, prior: search_space::prior(&spec.job, role, &mapping) };
         Ok(SearchSpace { candidates: roles.into_iter().map(candidate).collect(), rejected: Vec::new() })
     }
 
@@ -217,9 +226,11 @@ impl ClusterArgs {
         let tokenizer = engines.tokenizer.clone().or_else(|| {
             // Where the weights are a folder, the tokenizer lies there.
             let path = engines.local.as_ref().and_then(|local| local.model_path.clone());
-            [path, Some(spec.job.model.name.clone())].into_iter().flatten().map(Into::into).find(
-                |path: &std::path::PathBuf| path.is_absolute() && path.join("tokenizer.json").is_file(),
-            )
+            [path, Some(spec.job.model.name.clone())]
+                .into_iter()
+                .flatten()
+                .map(Into::into)
+                .find(|path: &std::path::PathBuf| path.is_absolute() && path.join("tokenizer.json").is_file())
         });
         let options = Options { ca_file: engines.ca_file.clone(), ..Options::default() };
         let served = engines.served_name.clone();
@@ -342,7 +353,8 @@ fn generator(spec: &RunSpec, endpoint: &Endpoint, options: &Options) -> Result<A
             })))
         }
         LoadKind::Aiperf => {
-            let aiperf = Aiperf::find().map_err(|error| setup(error.to_string(), "--load builtin needs nothing else"))?;
+            let aiperf =
+                Aiperf::find().map_err(|error| setup(error.to_string(), "--load builtin needs nothing else"))?;
             Ok(Arc::new(aiperf.trusting(options.ca_file.clone())))
         }
     }
@@ -354,14 +366,13 @@ async fn models(http: &Client, endpoint: &Endpoint) -> Result<Vec<String>, AppEr
         message,
         hint: format!("--url is the address before /v1, and `curl {}/v1/models` must answer", endpoint.url),
     };
-    let origin: Origin = endpoint.url.parse().map_err(|error: crate::http::HttpError| {
-        usage(error.to_string(), "--url is like http://localhost:8000")
-    })?;
+    let origin: Origin = endpoint
+        .url
+        .parse()
+        .map_err(|error: crate::http::HttpError| usage(error.to_string(), "--url is like http://localhost:8000"))?;
     let key = endpoint.api_key.as_ref().map(ApiKey::expose);
-    let answer = http
-        .get(&origin, "/v1/models", key, FIRST_CONTACT)
-        .await
-        .map_err(|error| unreachable(error.to_string()))?;
+    let answer =
+        http.get(&origin, "/v1/models", key, FIRST_CONTACT).await.map_err(|error| unreachable(error.to_string()))?;
     if !answer.is_success() {
         let start: String = answer.text().chars().take(300).collect();
         return Err(unreachable(format!("{}/v1/models answers {}: {}", endpoint.url, answer.status, start.trim())));

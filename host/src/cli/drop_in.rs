@@ -127,8 +127,15 @@ mod tests {
         );
         assert_eq!(
             of(&[
-                "python", "-m", "dynamo.profiler", "--deployment-timeout", "3600", "--prefill-interpolation-granularity",
-                "16", "--decode-interpolation-granularity=6", "--dry-run",
+                "python",
+                "-m",
+                "dynamo.profiler",
+                "--deployment-timeout",
+                "3600",
+                "--prefill-interpolation-granularity",
+                "16",
+                "--decode-interpolation-granularity=6",
+                "--dry-run",
             ]),
             ["python", "profile", "--launch-deadline", "3600", "--dry-run"]
         );

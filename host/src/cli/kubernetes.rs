@@ -71,7 +71,10 @@ impl KubernetesArgs {
         let access = Access {
             kubeconfig: self.kubeconfig.clone(),
             context: self.context.clone(),
-            namespace: flags.namespace.clone().or_else(|| std::env::var("DGDR_NAMESPACE").ok().filter(|n| !n.is_empty())),
+            namespace: flags
+                .namespace
+                .clone()
+                .or_else(|| std::env::var("DGDR_NAMESPACE").ok().filter(|n| !n.is_empty())),
         };
         let kube = Kube::connect(&access).await?;
         let api = kube.served_version().await?;
@@ -112,11 +115,8 @@ impl Connection {
             None => source.kept()?,
         };
         let given = spec::peek(&source, flags)?;
-        let (discovered, trouble) = if given.hardware_complete {
-            (None, None)
-        } else {
-            self.discover(given.gpu_sku.as_deref()).await?
-        };
+        let (discovered, trouble) =
+            if given.hardware_complete { (None, None) } else { self.discover(given.gpu_sku.as_deref()).await? };
         let mut resolved = spec::load_on(&source, flags, discovered.as_ref())?;
         resolved.warnings.extend(trouble);
         let deployment = &mut resolved.spec.deployment;
@@ -204,10 +204,8 @@ const OUTPUT: [&str; 6] = [
 ];
 
 fn output_files(dir: &RunDir, report: &Report) -> Vec<(String, String)> {
-    let mut files = vec![
-        ("phase".to_owned(), report.profiling_phase.to_owned()),
-        ("message".to_owned(), report.message.clone()),
-    ];
+    let mut files =
+        vec![("phase".to_owned(), report.profiling_phase.to_owned()), ("message".to_owned(), report.message.clone())];
     if report.stage == Stage::Failed {
         files.push(("profiler_error".to_owned(), report.message.clone()));
     }
@@ -282,10 +280,14 @@ fn last_word(
                     deployment_ready: Some(false),
                     ..done(Stage::Failed, false, "SLANotMet", format!("the SLA is not met ({figures}); {what}"))
                 },
-                None => done(Stage::Deployed, false, "SLANotMet", format!("it runs, but the SLA is not met: {figures}")),
+                None => {
+                    done(Stage::Deployed, false, "SLANotMet", format!("it runs, but the SLA is not met: {figures}"))
+                }
             }
         }
-        (None, Some(why)) => done(Stage::Ready, outcome.feasible(), "NotApplied", format!("not applied: {why}; {by_hand}")),
+        (None, Some(why)) => {
+            done(Stage::Ready, outcome.feasible(), "NotApplied", format!("not applied: {why}; {by_hand}"))
+        }
         (None, None) if !outcome.feasible() => {
             done(Stage::Ready, false, "Infeasible", format!("no configuration meets the SLA; if it will do: {by_hand}"))
         }

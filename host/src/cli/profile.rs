@@ -106,9 +106,7 @@ impl Args {
             _ => None,
         };
         let resolved = match (&real, &mut connection) {
-            (Some(runtime), Some(connection)) => {
-                runtime.block_on(connection.load(self.input.source(), &self.flags))?
-            }
+            (Some(runtime), Some(connection)) => runtime.block_on(connection.load(self.input.source(), &self.flags))?,
             _ => spec::load(&self.input.source(), &self.flags)?,
         };
         resolved.warnings.iter().for_each(|warning| printer.note(&format!("note: {warning}")));
@@ -224,7 +222,8 @@ impl Args {
         let code = drop_in::exit_code(code, will_be_applied);
         if code == exit_code::INFEASIBLE {
             // The operator would apply it without a word.
-            let error = "no configuration meets the SLA; the least bad one is in final_config.yaml, to be applied by hand";
+            let error =
+                "no configuration meets the SLA; the least bad one is in final_config.yaml, to be applied by hand";
             status::write_failure(&dir, error);
         }
         Ok(code)

@@ -12,9 +12,8 @@ use crate::domain::Role;
 pub(super) const WORKER: &str = "worker";
 
 /// Fields of a component, in either version, that are the candidate's own.
-const OF_THE_CANDIDATE: [&str; 8] = [
-    "replicas", "type", "componentType", "subComponentType", "multinode", "scalingAdapter", "autoscaling", "scaling",
-];
+const OF_THE_CANDIDATE: [&str; 8] =
+    ["replicas", "type", "componentType", "subComponentType", "multinode", "scalingAdapter", "autoscaling", "scaling"];
 
 /// Fields of a container that are.
 const OF_ITS_CONTAINER: [&str; 2] = ["command", "args"];

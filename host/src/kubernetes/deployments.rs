@@ -70,11 +70,13 @@ impl Kube {
     /// [`ClusterError::Foreign`] if there is one that is not the request's.
     pub async fn predecessor(&self, name: &str, api: DgdApi, request: &str) -> Result<Option<Value>, ClusterError> {
         let Some(found) = self.dgd(name, api).await? else { return Ok(None) };
-        let label = |key: &str| found.pointer("/metadata/labels").and_then(|labels| labels.get(key)).and_then(Value::as_str);
+        let label =
+            |key: &str| found.pointer("/metadata/labels").and_then(|labels| labels.get(key)).and_then(Value::as_str);
         // Dynamo's operator made it for the same request.
         let by_operator = label(DGDR_NAME_LABEL) == Some(request);
         if !is_of_request(&found, request) && !by_operator {
-            let why = format!("it lacks the labels {}={} and that of the request {request}", MANAGED_BY.0, MANAGED_BY.1);
+            let why =
+                format!("it lacks the labels {}={} and that of the request {request}", MANAGED_BY.0, MANAGED_BY.1);
             return Err(self.foreign(name, &why));
         }
         Ok(Some(restorable(found)))
@@ -142,7 +144,13 @@ pub const CANDIDATE: &str = "sla-profiler.dev/measures-candidate";
 /// An object as it may be applied again: without what the API server and the operator add.
 fn restorable(mut object: Value) -> Value {
     const SERVERS: [&str; 8] = [
-        "uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "selfLink", "deletionTimestamp",
+        "uid",
+        "resourceVersion",
+        "generation",
+        "creationTimestamp",
+        "managedFields",
+        "selfLink",
+        "deletionTimestamp",
         "deletionGracePeriodSeconds",
     ];
     if let Some(object) = object.as_object_mut() {
@@ -152,7 +160,8 @@ fn restorable(mut object: Value) -> Value {
         metadata.retain(|key, _| !SERVERS.contains(&key.as_str()));
         // Hashes of the operator's are of the spec that it applied last.
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-            annotations.retain(|key, _| !key.starts_with("nvidia.com/current-worker-hash") && !key.starts_with("kubectl."));
+            annotations
+                .retain(|key, _| !key.starts_with("nvidia.com/current-worker-hash") && !key.starts_with("kubectl."));
         }
         metadata.remove("finalizers");
     }

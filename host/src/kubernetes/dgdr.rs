@@ -3,11 +3,11 @@
 use kube::api::{DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 
+use super::FIELD_MANAGER;
 use super::connect::Kube;
 use super::error::{Action, ClusterError};
 use super::owner::OwnerObject;
 use super::resources::{self, DGDR_KIND, DGDRS};
-use super::FIELD_MANAGER;
 use super::status::{Conditions, Report};
 use crate::dgd;
 use crate::spec::{DgdApi, Source};
@@ -97,7 +97,12 @@ impl Kube {
     ///
     /// # Errors
     /// If the API server refuses.
-    pub async fn write_status(&self, dgdr: &Dgdr, report: &Report, conditions: &Conditions) -> Result<(), ClusterError> {
+    pub async fn write_status(
+        &self,
+        dgdr: &Dgdr,
+        report: &Report,
+        conditions: &Conditions,
+    ) -> Result<(), ClusterError> {
         let action = Action::on("patch", &format!("{DGDRS}/status"), &self.namespace, &dgdr.name);
         let requests = self.dgdrs(dgdr.api);
         let body = json!({
@@ -146,7 +151,11 @@ mod tests {
         assert_eq!(resolved.spec.deployment.dgdr_name, "chat");
         assert_eq!(resolved.spec.deployment.namespace.as_deref(), Some("llm"));
         for field in ["someday", "novelty"] {
-            assert!(resolved.warnings.iter().any(|w| w.contains(field) && w.contains("newer")), "{:?}", resolved.warnings);
+            assert!(
+                resolved.warnings.iter().any(|w| w.contains(field) && w.contains("newer")),
+                "{:?}",
+                resolved.warnings
+            );
         }
     }
 

@@ -20,12 +20,7 @@ pub struct Action {
 impl Action {
     /// On one object.
     pub fn on(verb: &'static str, resource: &str, namespace: &str, name: &str) -> Self {
-        Self {
-            verb,
-            resource: resource.to_owned(),
-            name: Some(name.to_owned()),
-            namespace: Some(namespace.to_owned()),
-        }
+        Self { verb, resource: resource.to_owned(), name: Some(name.to_owned()), namespace: Some(namespace.to_owned()) }
     }
 
     /// On all objects of a namespace.
@@ -198,7 +193,9 @@ impl ClusterError {
             409 => Self::Conflict { action, message },
             400 | 422 => Self::Invalid { action, message },
             // Server-side apply says so of a field that the schema does not have.
-            500 if message.contains("field not declared in schema") || message.contains("failed to create typed patch") => {
+            500 if message.contains("field not declared in schema")
+                || message.contains("failed to create typed patch") =>
+            {
                 Self::Invalid { action, message }
             }
             code @ (429 | 500..=599) => Self::Busy { action, code, message },
@@ -222,10 +219,12 @@ impl ClusterError {
             Self::NotConfigured(_) => {
                 Some("give --kubeconfig, set KUBECONFIG, or run in a pod with a service account".to_owned())
             }
-            Self::Unreachable { .. } | Self::Timeout { .. } => {
-                Some("--context and --kubeconfig say which cluster; `kubectl version` tells whether it answers".to_owned())
+            Self::Unreachable { .. } | Self::Timeout { .. } => Some(
+                "--context and --kubeconfig say which cluster; `kubectl version` tells whether it answers".to_owned(),
+            ),
+            Self::Unauthorized { .. } => {
+                Some("log in to the cluster again; `kubectl auth whoami` shows as whom".to_owned())
             }
-            Self::Unauthorized { .. } => Some("log in to the cluster again; `kubectl auth whoami` shows as whom".to_owned()),
             Self::Forbidden { action, .. } => {
                 let (resource, group) = action.resource.split_once('.').unwrap_or((action.resource.as_str(), ""));
                 let role = if action.namespace.is_some() { "Role" } else { "ClusterRole" };
@@ -244,7 +243,9 @@ impl ClusterError {
                 let namespace = action.namespace.as_deref().unwrap_or_default();
                 Some(format!("`kubectl create namespace {namespace}`, or name another with --namespace"))
             }
-            Self::NamespaceTerminating { .. } => Some("wait until it is gone, or name another with --namespace".to_owned()),
+            Self::NamespaceTerminating { .. } => {
+                Some("wait until it is gone, or name another with --namespace".to_owned())
+            }
             Self::Foreign { .. } => Some("give the request another name (--name), or delete that object".to_owned()),
             Self::NotFound { .. }
             | Self::Busy { .. }
@@ -306,6 +307,8 @@ mod tests {
         let hint = of(403, "no", "").hint().unwrap();
         assert!(hint.contains(r#"apiGroups: ["nvidia.com"], resources: ["dynamographdeployments"], verbs: ["patch"]"#));
         let nodes = ClusterError::Forbidden { action: Action::cluster("list", "nodes"), message: String::new() };
-        assert!(nodes.hint().unwrap().starts_with("a ClusterRole must allow apiGroups: [\"\"], resources: [\"nodes\"]"));
+        assert!(
+            nodes.hint().unwrap().starts_with("a ClusterRole must allow apiGroups: [\"\"], resources: [\"nodes\"]")
+        );
     }
 }

@@ -109,7 +109,8 @@ fn inventory(nodes: &[Node]) -> Inventory {
         let labelled = label(COUNT).and_then(|count| count.parse::<u32>().ok());
         let gpus = match (allocatable, labelled) {
             (Some(allocatable), Some(labelled)) if allocatable != labelled => {
-                notes.push(format!("node {name} has {labelled} GPUs by its label and gives pods {allocatable} of them"));
+                notes
+                    .push(format!("node {name} has {labelled} GPUs by its label and gives pods {allocatable} of them"));
                 allocatable
             }
             (Some(gpus), _) | (None, Some(gpus)) => gpus,
@@ -187,7 +188,13 @@ impl Inventory {
         if kind.nodes.len() > 1 {
             notes.push(format!("nodes differ: {kind}; an engine may use up to {} GPUs of one node", kind.per_node()));
         }
-        Ok(Discovered { gpu_sku: sku, gpus_per_node: kind.per_node(), total_gpus: kind.total(), from: kind.to_string(), notes })
+        Ok(Discovered {
+            gpu_sku: sku,
+            gpus_per_node: kind.per_node(),
+            total_gpus: kind.total(),
+            from: kind.to_string(),
+            notes,
+        })
     }
 }
 

@@ -192,7 +192,8 @@ mod tests {
             assert!(size <= 100, "{size}");
         }
         let all: BTreeMap<&String, &String> = maps.iter().flatten().collect();
-        let whole: String = all.iter().filter(|(name, _)| name.starts_with("result.json.")).map(|(_, t)| t.as_str()).collect();
+        let whole: String =
+            all.iter().filter(|(name, _)| name.starts_with("result.json.")).map(|(_, t)| t.as_str()).collect();
         assert_eq!(whole, files[1].1);
         assert!(maps[0].contains_key("final_config.yaml"), "what matters most comes first");
     }

@@ -101,7 +101,8 @@ impl Owner {
 
 /// Whether an object carries our label and that of the request.
 pub fn is_of_request(object: &Value, request: &str) -> bool {
-    let label = |key: &str| object.pointer("/metadata/labels").and_then(|labels| labels.get(key)).and_then(Value::as_str);
+    let label =
+        |key: &str| object.pointer("/metadata/labels").and_then(|labels| labels.get(key)).and_then(Value::as_str);
     label(MANAGED_BY.0) == Some(MANAGED_BY.1) && label(REQUEST_LABEL) == Some(request)
 }
 

@@ -45,7 +45,9 @@ pub(crate) fn kube(answers: Vec<Answer>) -> (Kube, Asked) {
             let (status, text) = match answer.expect("the script holds an answer") {
                 Answer::Json(status, value) => (status, value.to_string()),
                 Answer::Watch(events) => (200, events.iter().map(|event| format!("{event}\n")).collect()),
-                Answer::Broken => return Err(BoxError::from(std::io::Error::from(std::io::ErrorKind::ConnectionRefused))),
+                Answer::Broken => {
+                    return Err(BoxError::from(std::io::Error::from(std::io::ErrorKind::ConnectionRefused)));
+                }
                 Answer::Silence => std::future::pending().await,
             };
             let mut response = Response::new(Body::from(text.into_bytes()));
@@ -59,9 +61,12 @@ pub(crate) fn kube(answers: Vec<Answer>) -> (Kube, Asked) {
 
 /// What an API server says when it does not do something.
 pub(crate) fn failure(code: u16, reason: &str, message: &str) -> Answer {
-    Answer::Json(code, json!({
-        "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message,
-    }))
+    Answer::Json(
+        code,
+        json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message,
+        }),
+    )
 }
 
 mod tests {
@@ -130,7 +135,8 @@ mod tests {
         assert!(!path.contains("force=true"), "{path}");
         assert_eq!(body["metadata"]["labels"]["sla-profiler.dev/run"], owner.run);
 
-        let (kube, _) = super::kube(vec![failure(409, "Conflict", "Apply failed with 1 conflict: conflict with \"kubectl\"")]);
+        let (kube, _) =
+            super::kube(vec![failure(409, "Conflict", "Apply failed with 1 conflict: conflict with \"kubectl\"")]);
         let error = kube.apply_own_dgd(&ours(&owner), API, &owner).await.unwrap_err();
         assert!(matches!(error, ClusterError::Foreign { .. }), "{error}");
         assert!(error.to_string().contains("kubectl"), "{error}");
@@ -149,9 +155,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_older_version_is_used_where_only_it_is_served_and_none_is_an_error() {
         let list = |version: &str| {
-            Answer::Json(200, json!({ "kind": "APIResourceList", "groupVersion": format!("nvidia.com/{version}"), "resources": [
+            Answer::Json(
+                200,
+                json!({ "kind": "APIResourceList", "groupVersion": format!("nvidia.com/{version}"), "resources": [
                 { "name": "dynamographdeployments", "singularName": "", "namespaced": true, "kind": "DynamoGraphDeployment", "verbs": [] },
-            ] }))
+            ] }),
+            )
         };
         let missing = || failure(404, "NotFound", "the server could not find the requested resource");
         let (kube, _) = super::kube(vec![list("v1beta1")]);

@@ -210,7 +210,8 @@ impl Observer for StatusObserver {
         match &record.event {
             Event::RunStarted(started) => {
                 self.candidates.clone_from(&started.candidates);
-                let text = format!("{} candidates on {} GPUs", started.candidates.len(), started.job.hardware.total_gpus);
+                let text =
+                    format!("{} candidates on {} GPUs", started.candidates.len(), started.job.hardware.total_gpus);
                 self.note(false, "ProfilingStarted", text);
             }
             Event::PhaseStarted { phase } => {
@@ -363,7 +364,11 @@ mod tests {
         conditions.update(&Report { message: "further".to_owned(), ..report(Stage::Profiling) }, 1, "t2");
         assert_eq!(condition(&conditions, "Profiling")["lastTransitionTime"], "t1");
         assert_eq!(condition(&conditions, "Profiling")["message"], "further");
-        let done = Report { selected: Some(json!({ "metadata": { "name": "d" } })), succeeded: Some(true), ..report(Stage::Ready) };
+        let done = Report {
+            selected: Some(json!({ "metadata": { "name": "d" } })),
+            succeeded: Some(true),
+            ..report(Stage::Ready)
+        };
         conditions.update(&done, 1, "t3");
         assert_eq!(condition(&conditions, "Profiling")["status"], "True");
         assert_eq!(condition(&conditions, "Profiling")["lastTransitionTime"], "t3");

@@ -47,9 +47,8 @@ fn choice(history: &History, sla: &Sla) -> Option<Choice> {
         stat.is_none_or(|stat| target.is_none_or(|target| stat.target <= target))
     };
     let points = history.measurements.iter().map(|m| (m, meets(m.ttft_ms, sla.ttft_ms) && meets(m.itl_ms, sla.itl_ms)));
-    let (best, meets_sla) = points.max_by_key(|(m, meets)| {
-        (*meets, if *meets { i64::from(m.concurrency) } else { -i64::from(m.concurrency) })
-    })?;
+    let (best, meets_sla) = points
+        .max_by_key(|(m, meets)| (*meets, if *meets { i64::from(m.concurrency) } else { -i64::from(m.concurrency) }))?;
     let latency = match (best.ttft_ms, best.itl_ms) {
         (Some(ttft), _) => format!("TTFT {:.1} ms", ttft.target),
         (None, Some(itl)) => format!("ITL {:.2} ms", itl.target),

@@ -252,10 +252,9 @@ impl LocalSpec {
     /// If there is none; names those that there are.
     pub fn bundled(name: &str) -> Result<Self, SpecError> {
         let known = || BUNDLED.map(|(name, _)| name).join(", ");
-        let (_, text) = BUNDLED
-            .iter()
-            .find(|(bundled, _)| *bundled == name)
-            .ok_or_else(|| SpecError::config(format!("there is no bundled template `{name}`; there are {}", known())))?;
+        let (_, text) = BUNDLED.iter().find(|(bundled, _)| *bundled == name).ok_or_else(|| {
+            SpecError::config(format!("there is no bundled template `{name}`; there are {}", known()))
+        })?;
         Self::parse(text, name)
     }
 
@@ -320,7 +319,10 @@ mod tests {
     #[test]
     fn a_command_is_a_line_or_a_list() {
         let read = |yaml: &str| serde_yaml::from_str::<ProcessTemplate>(yaml).map(|p| p.command.0);
-        assert_eq!(read("{name: w, command: \"serve 'a b' --port {port}\"}").unwrap(), ["serve", "a b", "--port", "{port}"]);
+        assert_eq!(
+            read("{name: w, command: \"serve 'a b' --port {port}\"}").unwrap(),
+            ["serve", "a b", "--port", "{port}"]
+        );
         assert_eq!(read("{name: w, command: [serve, 7, true]}").unwrap(), ["serve", "7", "true"]);
         assert!(read("{name: w, command: \"serve 'a\"}").unwrap_err().to_string().contains("never closed"));
         assert!(read("{name: w}").is_err());

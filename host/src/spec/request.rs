@@ -178,7 +178,10 @@ pub(super) fn parse_tolerant(text: &Text) -> Result<Request, SpecError> {
             Err(error) => match error.unknown_field() {
                 // The same one again: it stands where nothing can be left out.
                 Some(place) if !unknown.contains(place) => {
-                    warnings.push(format!("{}:{}: {error}: left out, it is newer than this program", place.source, place.line));
+                    warnings.push(format!(
+                        "{}:{}: {error}: left out, it is newer than this program",
+                        place.source, place.line
+                    ));
                     unknown.push(place.clone());
                 }
                 _ => return Err(error),

@@ -477,11 +477,12 @@ impl Resolver<'_> {
             });
         self.record("hardware.numGpusPerNode", &per_node.value, per_node.origin.clone());
         let per_node = per_node.within(1, MAX_GPUS)?.value;
-        let total = Field::choose("--total-gpus", self.flags.total_gpus, request.total_gpus.take())
-            .unwrap_or_else(|| match self.discovered {
+        let total = Field::choose("--total-gpus", self.flags.total_gpus, request.total_gpus.take()).unwrap_or_else(
+            || match self.discovered {
                 Some(found) => Field::new(found.total_gpus, discovered(found), "hardware.totalGpus"),
                 None => Field::new(per_node, Origin::Derived("one node".to_owned()), "hardware.totalGpus"),
-            });
+            },
+        );
         self.record("hardware.totalGpus", &total.value, total.origin.clone());
         let total = total.within(1, MAX_GPUS)?;
         if total.value < 2 {
@@ -855,10 +856,11 @@ impl Resolver<'_> {
                 *path = folder.join(&*path);
             }
         }
-        engines.local = engines.local.map(|local| local.complete(folder)).transpose().map_err(|error| match &given {
-            Some(field) => field.blame(&error),
-            None => error,
-        })?;
+        engines.local =
+            engines.local.map(|local| local.complete(folder)).transpose().map_err(|error| match &given {
+                Some(field) => field.blame(&error),
+                None => error,
+            })?;
         let by_file: Map<String, Value> = as_map(&engines);
         let flags = &self.flags.engines;
         macro_rules! over {
@@ -866,7 +868,17 @@ impl Resolver<'_> {
                 $(if flags.$field.is_some() { engines.$field.clone_from(&flags.$field); })*
             };
         }
-        over!(load, tokenizer, served_name, api_key_file, ca_file, kv_tokens, kv_tolerance, max_running, max_client_share);
+        over!(
+            load,
+            tokenizer,
+            served_name,
+            api_key_file,
+            ca_file,
+            kv_tokens,
+            kv_tolerance,
+            max_running,
+            max_client_share
+        );
         engines.launch_deadline_s = flags.launch_deadline.or(engines.launch_deadline_s);
         engines.point_deadline_s = flags.point_deadline.or(engines.point_deadline_s);
         if let Some(argument) = &flags.local {
@@ -882,7 +894,9 @@ impl Resolver<'_> {
             let name = if matches!(origin, Origin::Flag(_)) { flag } else { path.clone() };
             let field = Field { value: value.as_f64(), origin: origin.clone(), name, at: None };
             let range = match key.as_str() {
-                "launchDeadlineS" | "pointDeadlineS" | "kvTokens" | "maxRunning" | "maxClientShare" => Some(Range::Positive),
+                "launchDeadlineS" | "pointDeadlineS" | "kvTokens" | "maxRunning" | "maxClientShare" => {
+                    Some(Range::Positive)
+                }
                 "kvTolerance" => Some(Range::BelowOne),
                 _ => None,
             };

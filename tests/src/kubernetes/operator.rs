@@ -106,7 +106,8 @@ async fn deploy(dgd: Arc<DynamicObject>, context: Arc<Context>) -> Result<Action
         let deployment = match apply(&deployments, &part.name, part.deployment()).await {
             Ok(deployment) => deployment,
             Err(kube::Error::Api(refused)) if refused.code == 422 => {
-                set_status(&dgd, &context, "failed", "some_resources_are_not_ready", &refused.message, &replicas).await?;
+                set_status(&dgd, &context, "failed", "some_resources_are_not_ready", &refused.message, &replicas)
+                    .await?;
                 return Ok(Action::await_change());
             }
             Err(error) => return Err(error),
@@ -211,7 +212,8 @@ impl<'a> Part<'a> {
     }
 
     fn deployment(&self) -> Value {
-        let mut template = self.value.get("podTemplate").cloned().unwrap_or_else(|| json!({ "spec": { "containers": [] } }));
+        let mut template =
+            self.value.get("podTemplate").cloned().unwrap_or_else(|| json!({ "spec": { "containers": [] } }));
         if let Some(template) = template.as_object_mut() {
             let metadata = template.entry("metadata").or_insert_with(|| json!({}));
             let labels = metadata.as_object_mut().map(|metadata| metadata.entry("labels").or_insert_with(|| json!({})));

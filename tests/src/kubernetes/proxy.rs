@@ -187,9 +187,8 @@ async fn answered(state: &State, fault: Option<Fault>, request: Request<Incoming
 impl State {
     fn fault_for(&self, asked: &Asked) -> Option<Fault> {
         let mut rules = self.rules.lock().expect("no panic under the lock");
-        let matches = |rule: &&mut Rule| {
-            rule.times > 0 && rule.method == asked.method && asked.path.contains(&rule.part_of_path)
-        };
+        let matches =
+            |rule: &&mut Rule| rule.times > 0 && rule.method == asked.method && asked.path.contains(&rule.part_of_path);
         let rule = rules.iter_mut().find(matches)?;
         rule.times -= 1;
         Some(rule.fault)

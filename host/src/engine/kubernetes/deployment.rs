@@ -162,7 +162,11 @@ impl KubernetesCluster {
             }
         };
         timeout(FIRST_ANSWER, trying).await.map_err(|_| {
-            format!("no completion from {} within {} s; the last try said: {said}", endpoint.url, FIRST_ANSWER.as_secs())
+            format!(
+                "no completion from {} within {} s; the last try said: {said}",
+                endpoint.url,
+                FIRST_ANSWER.as_secs()
+            )
         })
     }
 

@@ -6,8 +6,8 @@ use tokio::time::timeout;
 
 use super::KubernetesCluster;
 use super::watching::{View, Watching};
-use crate::kubernetes::call::Patience;
 use crate::kubernetes::ClusterError;
+use crate::kubernetes::call::Patience;
 
 /// Cleaning up at the end of a process may take so long: Kubernetes kills a pod 30 s after it was asked to end.
 pub(super) const LAST_CHANCE: Duration = Duration::from_secs(20);

@@ -156,7 +156,10 @@ async fn follow_all(
         let started: Vec<(Place, i32)> = {
             let view = view.borrow_and_update();
             let of = |pod: &super::pods::PodView| {
-                pod.started.iter().map(|(name, restarts)| ((pod.name.clone(), name.clone()), *restarts)).collect::<Vec<_>>()
+                pod.started
+                    .iter()
+                    .map(|(name, restarts)| ((pod.name.clone(), name.clone()), *restarts))
+                    .collect::<Vec<_>>()
             };
             view.pods.values().flat_map(of).collect()
         };
@@ -166,7 +169,8 @@ async fn follow_all(
                 continue;
             }
             followed.insert(place.clone(), restarts);
-            let follower = Follower { kube: kube.clone(), place, restarts, files: files.clone(), shared: Arc::clone(&shared) };
+            let follower =
+                Follower { kube: kube.clone(), place, restarts, files: files.clone(), shared: Arc::clone(&shared) };
             streams.spawn(follower.run(view.clone()));
         }
         tokio::select! {
@@ -187,9 +191,10 @@ struct Follower {
 
 impl Follower {
     async fn run(self, view: watch::Receiver<View>) {
-        let mut sink = self.files.as_ref().map(|(dir, folder)| {
-            Sink::new(dir.clone(), format!("{folder}/{}.{}.log", self.place.0, self.place.1))
-        });
+        let mut sink = self
+            .files
+            .as_ref()
+            .map(|(dir, folder)| Sink::new(dir.clone(), format!("{folder}/{}.{}.log", self.place.0, self.place.1)));
         let mut last: Option<String> = None;
         loop {
             if let Err(error) = self.stream(&mut last, &mut sink).await {

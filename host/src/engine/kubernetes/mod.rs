@@ -61,7 +61,13 @@ pub struct Deadlines {
 impl Default for Deadlines {
     fn default() -> Self {
         let minutes = |n: u64| Duration::from_secs(60 * n);
-        Self { silence: minutes(20), launch: minutes(120), scheduling: minutes(5), removal: minutes(5), operator: minutes(1) }
+        Self {
+            silence: minutes(20),
+            launch: minutes(120),
+            scheduling: minutes(5),
+            removal: minutes(5),
+            operator: minutes(1),
+        }
     }
 }
 
@@ -196,7 +202,16 @@ impl KubernetesCluster {
             waiting::max_running(&dgd, spec.job.backend, &launch.candidate.mapping),
         )
         .await?;
-        Ok(KubernetesEngine { cluster: self.clone(), name, served, launch: launch.clone(), logs, watching, _way: way, _guard: guard })
+        Ok(KubernetesEngine {
+            cluster: self.clone(),
+            name,
+            served,
+            launch: launch.clone(),
+            logs,
+            watching,
+            _way: way,
+            _guard: guard,
+        })
     }
 }
 

@@ -157,7 +157,11 @@ fn container_problem(pod: &Pod, pod_name: &str, container: &ContainerStatus) -> 
         let kind = waiting.reason.as_deref().unwrap_or_default();
         let said = waiting.message.as_deref().unwrap_or("it gives no message");
         match kind {
-            "ImagePullBackOff" | "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError"
+            "ImagePullBackOff"
+            | "ErrImagePull"
+            | "InvalidImageName"
+            | "ErrImageNeverPull"
+            | "ImageInspectError"
             | "RegistryUnavailable" => {
                 return Some(Problem {
                     kind: kind.to_owned(),
@@ -220,7 +224,19 @@ fn pull_may_work_later(kind: &str, said: &str) -> bool {
         return false;
     }
     let said = said.to_lowercase();
-    let passing = ["timeout", "timed out", "connection", "i/o", "temporar", "too many requests", "429", "500", "502", "503", "eof"];
+    let passing = [
+        "timeout",
+        "timed out",
+        "connection",
+        "i/o",
+        "temporar",
+        "too many requests",
+        "429",
+        "500",
+        "502",
+        "503",
+        "eof",
+    ];
     passing.iter().any(|word| said.contains(word))
 }
 
@@ -322,9 +338,24 @@ mod tests {
     #[test]
     fn each_trouble_is_told_apart_with_its_remedy() {
         let cases = [
-            (container(waiting("ImagePullBackOff", "not found"), json!({}), 0), "ImagePullBackOff", "pull secret", Patience::None),
-            (container(waiting("ErrImagePull", "i/o timeout"), json!({}), 0), "ErrImagePull", "nvcr.io/x:1", Patience::Short),
-            (container(waiting("InvalidImageName", "timeout"), json!({}), 0), "InvalidImageName", "--image", Patience::None),
+            (
+                container(waiting("ImagePullBackOff", "not found"), json!({}), 0),
+                "ImagePullBackOff",
+                "pull secret",
+                Patience::None,
+            ),
+            (
+                container(waiting("ErrImagePull", "i/o timeout"), json!({}), 0),
+                "ErrImagePull",
+                "nvcr.io/x:1",
+                Patience::Short,
+            ),
+            (
+                container(waiting("InvalidImageName", "timeout"), json!({}), 0),
+                "InvalidImageName",
+                "--image",
+                Patience::None,
+            ),
             (
                 container(waiting("CrashLoopBackOff", "back-off"), ended(3, "Error"), 1),
                 "CrashLoopBackOff",

@@ -73,7 +73,8 @@ pub async fn until_ready(
                     Some((pod, problem)) => words_of(kube, logs, &pod, &problem).await,
                     None => String::new(),
                 };
-                let class = if DOES_NOT_FIT.iter().any(|word| words.contains(word)) { FailureClass::DoesNotFit } else { class };
+                let class =
+                    if DOES_NOT_FIT.iter().any(|word| words.contains(word)) { FailureClass::DoesNotFit } else { class };
                 return Err(NotReady { class, reason: format!("{reason}{words}") });
             }
         }
@@ -184,7 +185,8 @@ fn deadline(view: &View, deadlines: &Deadlines, launched: Instant, heard: Option
         of: view.pods.values().find(|pod| !pod.ready && !pod.running.is_empty()).map(|pod| {
             let log = pod.running.first().map(|container| (container.clone(), false));
             let kind = "not ready".to_owned();
-            let none = Problem { kind, class: FailureClass::Timeout, reason: String::new(), log, patience: Patience::None };
+            let none =
+                Problem { kind, class: FailureClass::Timeout, reason: String::new(), log, patience: Patience::None };
             (pod.name.clone(), none)
         }),
     }
@@ -274,7 +276,16 @@ mod tests {
         fn at(&mut self, seconds: u64) -> Option<(FailureClass, String)> {
             let now = self.launched + Duration::from_secs(seconds);
             let deadlines = Deadlines::default();
-            match judge(&self.view, &deadlines, &mut self.problems, &mut self.failed_since, true, self.launched, self.heard, now) {
+            match judge(
+                &self.view,
+                &deadlines,
+                &mut self.problems,
+                &mut self.failed_since,
+                true,
+                self.launched,
+                self.heard,
+                now,
+            ) {
                 Judgement::Hopeless { class, reason, .. } => Some((class, reason)),
                 Judgement::Wait | Judgement::Ready => None,
             }
@@ -298,7 +309,13 @@ mod tests {
     }
 
     fn problem(patience: Patience) -> Problem {
-        Problem { kind: "K".to_owned(), class: FailureClass::Launch, reason: "the reason".to_owned(), log: None, patience }
+        Problem {
+            kind: "K".to_owned(),
+            class: FailureClass::Launch,
+            reason: "the reason".to_owned(),
+            log: None,
+            patience,
+        }
     }
 
     #[tokio::test(start_paused = true)]

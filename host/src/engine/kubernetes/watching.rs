@@ -216,8 +216,10 @@ mod tests {
     use crate::kubernetes::scripted::{self, Answer, failure};
 
     fn dgd(state: &str, generation: i64, observed: Option<i64>, ready: Option<&str>) -> DgdView {
-        let conditions: Vec<Value> =
-            ready.map(|status| json!({ "type": "Ready", "status": status, "message": "pods wait" })).into_iter().collect();
+        let conditions: Vec<Value> = ready
+            .map(|status| json!({ "type": "Ready", "status": status, "message": "pods wait" }))
+            .into_iter()
+            .collect();
         let object = json!({
             "apiVersion": "nvidia.com/v1beta1", "kind": "DynamoGraphDeployment",
             "metadata": { "name": "d", "uid": "u", "generation": generation },
@@ -240,7 +242,13 @@ mod tests {
     fn after_a_new_list_what_it_lacks_is_gone() {
         let pod = |name: &str| serde_json::from_value::<Pod>(json!({ "metadata": { "name": name } })).unwrap();
         let (mut view, mut listing) = (View::default(), BTreeMap::new());
-        for event in [Event::Init, Event::InitApply(pod("a")), Event::InitApply(pod("b")), Event::InitDone, Event::Delete(pod("b"))] {
+        for event in [
+            Event::Init,
+            Event::InitApply(pod("a")),
+            Event::InitApply(pod("b")),
+            Event::InitDone,
+            Event::Delete(pod("b")),
+        ] {
             on_pod(&mut view, &mut listing, Ok(event));
         }
         assert_eq!(view.pods.keys().collect::<Vec<_>>(), ["a"]);
@@ -258,9 +266,12 @@ mod tests {
 
     /// A list of one object, and of none.
     fn listed(items: Value, version: &str) -> Answer {
-        Answer::Json(200, json!({
-            "kind": "List", "apiVersion": "v1", "metadata": { "resourceVersion": version }, "items": items,
-        }))
+        Answer::Json(
+            200,
+            json!({
+                "kind": "List", "apiVersion": "v1", "metadata": { "resourceVersion": version }, "items": items,
+            }),
+        )
     }
 
     fn event(kind: &str, state: &str, version: &str) -> Value {

@@ -208,8 +208,7 @@ impl LocalCluster {
             mode: Mode::Alone { prefix_caching },
         };
         let flags = backends::args(*backend, &worker).map_err(|error| error.to_string())?;
-        let rank_tokens =
-            MemoryPlan::new(model, &mapping, &hardware.gpu, DEFAULT_BATCHED_TOKENS).kv_tokens_per_rank();
+        let rank_tokens = MemoryPlan::new(model, &mapping, &hardware.gpu, DEFAULT_BATCHED_TOKENS).kv_tokens_per_rank();
         let caching = if prefix_caching { "--enable-prefix-caching" } else { "--no-enable-prefix-caching" };
         let texts: [(&str, String); 23] = [
             ("role", candidate.role.to_string()),
@@ -341,12 +340,7 @@ impl Engine for LocalEngine {
 
     async fn shutdown(self: Box<Self>) -> Result<(), Failure> {
         let candidate = self.served.facts().candidate;
-        self.group.end().await.map_err(|reason| Failure {
-            candidate,
-            class: FailureClass::Other,
-            probe: None,
-            reason,
-        })
+        self.group.end().await.map_err(|reason| Failure { candidate, class: FailureClass::Other, probe: None, reason })
     }
 }
 

@@ -58,11 +58,11 @@ impl Group {
     pub fn start(&mut self, name: &str, supervised: &Supervised) -> Result<(), String> {
         let shown = supervised.command.join(" ");
         tracing::debug!("{name}: {shown}");
-        let mut child = supervised.command().spawn().map_err(|error| format!("cannot start {name} ({shown}): {error}"))?;
+        let mut child =
+            supervised.command().spawn().map_err(|error| format!("cannot start {name} ({shown}): {error}"))?;
         self.logs.push((name.to_owned(), supervised.log.clone()));
         let (pipe, supervisor) = (child.stdin.take(), child.id());
-        let watcher =
-            tokio::spawn(watch(child, name.to_owned(), supervised.log.clone(), Arc::clone(&self.keeper)));
+        let watcher = tokio::spawn(watch(child, name.to_owned(), supervised.log.clone(), Arc::clone(&self.keeper)));
         self.running.push(Running { pipe, watcher, supervisor });
         Ok(())
     }

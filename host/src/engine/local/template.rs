@@ -160,9 +160,10 @@ impl Values {
 /// Names of all ports that the template speaks of.
 pub(super) fn port_names(template: &EngineTemplate, own: &BTreeMap<String, String>) -> BTreeSet<String> {
     let mut names: BTreeSet<String> = template.ports.keys().cloned().collect();
-    let commands = template.processes.iter().flat_map(|process| {
-        process.command.0.iter().chain(process.env.values()).chain(process.working_dir.as_ref())
-    });
+    let commands = template
+        .processes
+        .iter()
+        .flat_map(|process| process.command.0.iter().chain(process.env.values()).chain(process.working_dir.as_ref()));
     let texts = commands.chain([&template.url]).chain(template.metrics.iter().flatten()).chain(own.values());
     for piece in texts.flat_map(|text| pieces(text)) {
         match piece {
@@ -225,7 +226,8 @@ mod tests {
     fn a_template_becomes_an_engine() {
         let template = template(&["serve", "{flags}", "{plane}", "--port={port}"]);
         let plan = values().fill(&template).unwrap();
-        let words = ["serve", "--tp", "2", "--json", r#"{"a": {"b": 1}}"#, "--plane", "tcp", "--x", "a b", "--port=8000"];
+        let words =
+            ["serve", "--tp", "2", "--json", r#"{"a": {"b": 1}}"#, "--plane", "tcp", "--x", "a b", "--port=8000"];
         assert_eq!(plan.processes[0].command, words);
         assert_eq!(plan.processes[0].env["P"], "9000");
         assert_eq!((plan.url.as_str(), plan.metrics.len()), ("http://127.0.0.1:8000", 1));
@@ -235,7 +237,8 @@ mod tests {
     #[test]
     fn ports_are_known_from_where_they_are_spoken_of() {
         let own = [("x".to_owned(), "{port.own}".to_owned())].into();
-        let names: Vec<String> = port_names(&template(&["a", "{port.rpc}", "{{port.not}}"]), &own).into_iter().collect();
+        let names: Vec<String> =
+            port_names(&template(&["a", "{port.rpc}", "{{port.not}}"]), &own).into_iter().collect();
         assert_eq!(names, ["http", "own", "rpc", "system"]);
     }
 

@@ -54,8 +54,7 @@ impl Words {
     /// If nobody but the formula knows, or two differ by more than `tolerance`; with all that was said.
     pub fn settle(&self, tolerance: f64) -> Result<(u64, Vec<KvSource>), String> {
         let sources = self.sources();
-        let numbers: Vec<(&KvSource, u64)> =
-            sources.iter().filter_map(|s| Some((s, s.kv_tokens?))).collect();
+        let numbers: Vec<(&KvSource, u64)> = sources.iter().filter_map(|s| Some((s, s.kv_tokens?))).collect();
         let all = || {
             let line = |s: &KvSource| match s.kv_tokens {
                 Some(tokens) => format!("{} {tokens} tokens ({})", s.source, s.detail),
@@ -99,9 +98,9 @@ mod tests {
     }
 
     fn settled(words: &Words) -> Result<(u64, String), String> {
-        words.settle(TOLERANCE).map(|(tokens, sources)| {
-            (tokens, sources.iter().find(|s| s.kv_tokens.is_some()).unwrap().source.clone())
-        })
+        words
+            .settle(TOLERANCE)
+            .map(|(tokens, sources)| (tokens, sources.iter().find(|s| s.kv_tokens.is_some()).unwrap().source.clone()))
     }
 
     #[test]

@@ -154,13 +154,8 @@ impl Served {
         log: impl Future<Output = Result<String, String>> + Send,
         asked_max_running: Option<u32>,
     ) -> Result<Self, Failure> {
-        let facts = EngineFacts {
-            candidate: launch.id,
-            kv_tokens: 0,
-            max_running: 0,
-            launch_s: 0.0,
-            kv_sources: Vec::new(),
-        };
+        let facts =
+            EngineFacts { candidate: launch.id, kv_tokens: 0, max_running: 0, launch_s: 0.0, kv_sources: Vec::new() };
         let Bench { job, generator, settings, http, stop, reports } = bench.clone();
         let mut served = Self { job, generator, settings, http, stop, reports, launch, site, liveness, facts };
         let left = served.settings.launch_deadline.saturating_sub(launched.elapsed());

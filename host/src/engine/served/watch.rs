@@ -25,8 +25,11 @@ impl Looks {
     /// seen are of warming up, filling and draining, and are left out.
     pub(super) fn under_load(&self) -> (Option<f64>, Option<f64>) {
         let most = self.0.iter().filter_map(|look| look.running).fold(0.0, f64::max);
-        let loaded: Vec<&Look> =
-            self.0.iter().filter(|look| look.running.is_none_or(|running| running > 0.0 && running >= most / 2.0)).collect();
+        let loaded: Vec<&Look> = self
+            .0
+            .iter()
+            .filter(|look| look.running.is_none_or(|running| running > 0.0 && running >= most / 2.0))
+            .collect();
         let mean = |of: fn(&Look) -> Option<f64>| {
             let values: Vec<f64> = loaded.iter().filter_map(|look| of(look)).collect();
             (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)

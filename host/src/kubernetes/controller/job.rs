@@ -63,7 +63,8 @@ fn hex(text: &str) -> String {
 /// The Job of a request (an object of the cluster, with uid).
 pub(super) fn job(template: &Template, request: &Value) -> Value {
     let text = |pointer: &str| request.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    let (name_of_request, namespace, uid) = (text("/metadata/name"), text("/metadata/namespace"), text("/metadata/uid"));
+    let (name_of_request, namespace, uid) =
+        (text("/metadata/name"), text("/metadata/namespace"), text("/metadata/uid"));
     let spec = request.get("spec").unwrap_or(&Value::Null);
     let labels = json!({
         MANAGED_BY.0: MANAGED_BY.1,
@@ -72,13 +73,15 @@ pub(super) fn job(template: &Template, request: &Value) -> Value {
         "dgdr.nvidia.com/namespace": namespace,
         "app": MANAGED_BY.1,
     });
-    let mut mounts = vec![json!({ "name": "data", "mountPath": "/data" }), json!({ "name": "tmp", "mountPath": "/tmp" })];
+    let mut mounts =
+        vec![json!({ "name": "data", "mountPath": "/data" }), json!({ "name": "tmp", "mountPath": "/tmp" })];
     let mut volumes = vec![json!({ "name": "data", "emptyDir": {} }), json!({ "name": "tmp", "emptyDir": {} })];
     if let Some(claim) = spec.pointer("/modelCache/pvcName").and_then(Value::as_str).filter(|claim| !claim.is_empty()) {
         // The tokenizer and the model's configuration lie there.
         let path = spec.pointer("/modelCache/pvcMountPath").and_then(Value::as_str).unwrap_or("/opt/model-cache");
         mounts.push(json!({ "name": "model-cache", "mountPath": path, "readOnly": true }));
-        volumes.push(json!({ "name": "model-cache", "persistentVolumeClaim": { "claimName": claim, "readOnly": true } }));
+        volumes
+            .push(json!({ "name": "model-cache", "persistentVolumeClaim": { "claimName": claim, "readOnly": true } }));
     }
     let container = json!({
         "name": CONTAINER,
@@ -178,7 +181,10 @@ mod tests {
     }
 
     fn of(spec: Value) -> Value {
-        job(&Template { image: "registry.example/sla-profiler:1".into(), service_account: "sla-profiler".into() }, &request(spec))
+        job(
+            &Template { image: "registry.example/sla-profiler:1".into(), service_account: "sla-profiler".into() },
+            &request(spec),
+        )
     }
 
     #[test]

@@ -40,8 +40,11 @@ struct Leases {
 /// # Errors
 /// If leases may not be read or written.
 pub(super) async fn acquire(kube: &Kube, options: &Options) -> Result<Lease, ClusterError> {
-    let leases =
-        Leases { kube: kube.clone(), name: format!("{}-controller", options.class), identity: options.identity.clone() };
+    let leases = Leases {
+        kube: kube.clone(),
+        name: format!("{}-controller", options.class),
+        identity: options.identity.clone(),
+    };
     let mut seen: Option<(String, Instant)> = None;
     loop {
         if leases.attempt(&mut seen).await? {

@@ -49,7 +49,11 @@ pub(super) fn retry(object: Arc<DynamicObject>, error: &ClusterError, _: Arc<Con
     if !matches!(error, ClusterError::Conflict { .. }) {
         tracing::warn!("{}/{}: {error}", object.namespace().unwrap_or_default(), object.name_any());
     }
-    Next::requeue(if matches!(error, ClusterError::Conflict { .. }) { Duration::from_millis(200) } else { AFTER_FAILURE })
+    Next::requeue(if matches!(error, ClusterError::Conflict { .. }) {
+        Duration::from_millis(200)
+    } else {
+        AFTER_FAILURE
+    })
 }
 
 /// Looks at one request and takes the next step.
@@ -175,7 +179,8 @@ impl Request {
         let digest = job::spec_digest(self.at("/spec").unwrap_or(&Value::Null));
         let profiled = job.and_then(|job| job.annotations().get(job::SPEC_ANNOTATION));
         // Without its Job nobody knows what was profiled; then every change is one that matters.
-        let newer = self.at("/status/observedGeneration").and_then(Value::as_i64).is_some_and(|g| g < self.generation());
+        let newer =
+            self.at("/status/observedGeneration").and_then(Value::as_i64).is_some_and(|g| g < self.generation());
         let changed = profiled.map_or(newer, |profiled| *profiled != digest);
         Ok(Seen {
             stage,
@@ -193,7 +198,8 @@ impl Request {
         let Some(job) = job else { return Ok(Run::Missing) };
         let conditions = job.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
         let ended = conditions.filter(|condition| condition.status == "True");
-        let Some(end) = ended.into_iter().find(|condition| matches!(condition.type_.as_str(), "Complete" | "Failed")) else {
+        let Some(end) = ended.into_iter().find(|condition| matches!(condition.type_.as_str(), "Complete" | "Failed"))
+        else {
             return Ok(Run::Active);
         };
         let (exit_code, words) = self.last_words(&job.name_any()).await?;
@@ -407,7 +413,8 @@ impl Request {
             "status": status,
         });
         let (api, patch) = (self.kube.dgdrs(API), Patch::Merge(body));
-        let params = PatchParams { field_manager: Some(format!("{FIELD_MANAGER}-controller")), ..PatchParams::default() };
+        let params =
+            PatchParams { field_manager: Some(format!("{FIELD_MANAGER}-controller")), ..PatchParams::default() };
         let write = || api.patch_status(&self.name, &params, &patch);
         self.kube.call_within(&action, Patience::SHORT, write).await.map(drop)
     }

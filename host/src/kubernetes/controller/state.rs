@@ -140,7 +140,8 @@ pub(super) fn rollout(dgd: Option<&Value>) -> Rollout {
     let conditions = status.get("conditions").and_then(Value::as_array).into_iter().flatten();
     let ready = conditions.into_iter().find(|condition| text(condition, "type") == "Ready");
     // A status of an earlier generation says nothing about this one.
-    let current = match (status.get("observedGeneration").and_then(Value::as_i64), dgd.pointer("/metadata/generation")) {
+    let current = match (status.get("observedGeneration").and_then(Value::as_i64), dgd.pointer("/metadata/generation"))
+    {
         (Some(observed), Some(generation)) => generation.as_i64() == Some(observed),
         _ => true,
     };
@@ -149,7 +150,9 @@ pub(super) fn rollout(dgd: Option<&Value>) -> Rollout {
         return Rollout::Ready;
     }
     let why = ready.map(|ready| text(ready, "message")).filter(|why| !why.is_empty());
-    Rollout::NotReady(why.unwrap_or_else(|| format!("its state is {}", if state.is_empty() { "unknown" } else { &state })))
+    Rollout::NotReady(
+        why.unwrap_or_else(|| format!("its state is {}", if state.is_empty() { "unknown" } else { &state })),
+    )
 }
 
 #[cfg(test)]
@@ -159,7 +162,16 @@ mod tests {
     use super::*;
 
     fn seen(stage: Option<Stage>, run: Run, rollout: Rollout) -> Seen {
-        Seen { stage, profiling_phase: "SweepingDecode".into(), auto_apply: false, changed: false, flipped: false, generated: true, run, rollout }
+        Seen {
+            stage,
+            profiling_phase: "SweepingDecode".into(),
+            auto_apply: false,
+            changed: false,
+            flipped: false,
+            generated: true,
+            run,
+            rollout,
+        }
     }
 
     fn ended(succeeded: bool) -> Run {
@@ -176,8 +188,12 @@ mod tests {
     #[test]
     fn a_job_without_a_last_word_is_a_failure_of_the_phase_it_was_in() {
         assert_eq!(seen(Some(Stage::Profiling), Run::Active, Rollout::Missing).step(), Step::Wait);
-        for (run, part) in [(Run::Missing, "deleted"), (ended(true), "no result"), (ended(false), "exit code 6: no way")] {
-            let Step::Fail { reason, message } = seen(Some(Stage::Profiling), run, Rollout::Missing).step() else { panic!() };
+        for (run, part) in
+            [(Run::Missing, "deleted"), (ended(true), "no result"), (ended(false), "exit code 6: no way")]
+        {
+            let Step::Fail { reason, message } = seen(Some(Stage::Profiling), run, Rollout::Missing).step() else {
+                panic!()
+            };
             assert_eq!(reason, "SweepingDecodeFailed");
             assert!(message.contains(part), "{message}");
         }
@@ -201,7 +217,9 @@ mod tests {
         assert_eq!(of(Stage::Deploying, Rollout::Ready), Step::Deployed);
         assert_eq!(of(Stage::Deployed, Rollout::Ready), Step::Wait);
         assert_eq!(of(Stage::Deployed, Rollout::NotReady("pods".into())), Step::Degraded("pods".into()));
-        assert!(matches!(of(Stage::Deployed, Rollout::Missing), Step::Fail { reason, .. } if reason == "DeploymentDeleted"));
+        assert!(
+            matches!(of(Stage::Deployed, Rollout::Missing), Step::Fail { reason, .. } if reason == "DeploymentDeleted")
+        );
         assert_eq!(of(Stage::Failed, Rollout::Missing), Step::Wait);
     }
 
