@@ -38,7 +38,10 @@ pub async fn run(
     plan: &Plan,
 ) -> Result<(CheckReport, Option<String>, String), RunError> {
     let request = ApplyRequest { dgd: generated.dgd.clone(), config_maps: generated.config_maps.clone() };
-    let mut deployment = context.scheduler.cluster().apply(&request).await?;
+    // A rollout that is given up because the user asks to stop has not failed.
+    let or_stopped =
+        |error| if context.scheduler.is_stopped() { RunError::Interrupted } else { RunError::Apply(error) };
+    let mut deployment = context.scheduler.cluster().apply(&request).await.map_err(or_stopped)?;
     let job = &context.spec.job;
     let load = CheckLoad {
         requests_per_second: planned_rate(context, plan),

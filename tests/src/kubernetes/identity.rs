@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::json;
@@ -80,7 +81,11 @@ impl Identity {
 
     fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.folder.join(name);
-        fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        // Whole or not at all: another test may read it at this moment.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let part = self.folder.join(format!("{name}.{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        let written = fs::write(&part, text).and_then(|()| fs::rename(&part, &path));
+        written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         path
     }
 }
