@@ -3,7 +3,7 @@
 //! Bounded and seeded, so that a failure repeats. It is not guided by coverage: that needs instrumented builds of
 //! wasmtime, which take longer than all of CI.
 
-#![allow(clippy::unwrap_used, reason = "a failure is the message")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failure is the message")]
 
 use std::cell::Cell;
 
