@@ -46,7 +46,7 @@ fn point() -> Point {
         quantile: None,
         max_error_rate: 0.05,
         seed: 7,
-        deadline: Duration::from_secs(120),
+        deadline: Duration::from_secs(600),
         artifacts: None,
     }
 }
