@@ -353,13 +353,12 @@ impl Request {
 }
 
 /// `None` at the end of the connection.
-async fn read_request(io: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) -> Option<Request> {
-    let mut piece = vec![0; 64 << 10];
+async fn read_request(io: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>, piece: &mut [u8]) -> Option<Request> {
     let end = loop {
         if let Some(end) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
             break end;
         }
-        let n = io.read(&mut piece).await.ok().filter(|n| *n > 0)?;
+        let n = io.read(piece).await.ok().filter(|n| *n > 0)?;
         buffer.extend_from_slice(&piece[..n]);
     };
     let head = String::from_utf8(buffer[..end].to_vec()).ok()?;
@@ -372,7 +371,7 @@ async fn read_request(io: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) -
     let length: usize = request.header("content-length").map_or(Some(0), |l| l.parse().ok())?;
     buffer.drain(..end + 4);
     while buffer.len() < length {
-        let n = io.read(&mut piece).await.ok().filter(|n| *n > 0)?;
+        let n = io.read(piece).await.ok().filter(|n| *n > 0)?;
         buffer.extend_from_slice(&piece[..n]);
     }
     request.body = buffer.drain(..length).collect();
@@ -381,9 +380,9 @@ async fn read_request(io: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) -
 
 /// Answers until the connection ends, which `None` says.
 async fn serve<Io: AsyncRead + AsyncWrite + Unpin>(mut io: Io, shared: &Shared) -> Option<()> {
-    let mut buffer = Vec::new();
+    let (mut buffer, mut piece) = (Vec::new(), vec![0; 8 << 10]);
     loop {
-        let request = read_request(&mut io, &mut buffer).await?;
+        let request = read_request(&mut io, &mut buffer, &mut piece).await?;
         let received = Instant::now();
         let behaviour = &shared.behaviour;
         if behaviour.api_key.as_ref().is_some_and(|k| request.header("authorization") != Some(&format!("Bearer {k}"))) {

@@ -405,9 +405,9 @@ fn accuracy(rival: Option<&Path>, fixed: (f64, f64), short: bool) {
          what a point of one request costs.\n"
     );
     println!(
-        "| requests in flight | ITL ms | tokens | client | TTFT bias | ITL bias | tokens per CPU-s | marginal | client bound |"
+        "| requests in flight | ITL ms | tokens | client | TTFT bias | ITL bias | tokens per CPU-s | marginal | server lag ms | client bound |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     let cases: &[(u32, f64, u32)] = if short {
         &[(1, 5.0, 8), (256, 20.0, 512)]
     } else {

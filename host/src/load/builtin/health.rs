@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::options::Options;
 use super::random::Random;
 use crate::domain::stats;
-use crate::load::{ClientHealth, LoadReport};
+use crate::load::{ClientHealth, LoadReport, Point, Traffic};
 
 /// Mean distance of the signals: a hundred a second cost a thousandth of a CPU.
 const SIGNAL_EVERY: Duration = Duration::from_millis(10);
@@ -139,9 +139,10 @@ impl Drop for Watch {
 /// the options allow, or its event loop was busy all the time.
 ///
 /// Tokens are seen `read_lag` late on average, or `loop_lag` where that is more. TTFT has all of it, and in an open loop
-/// the sending's lateness too; ITL has the difference of two lags over all tokens, for which the 99 % quantile is a bound
-/// that is met by chance only.
-pub(super) fn judge(report: &LoadReport, health: &ClientHealth, is_open: bool, options: &Options) -> Option<String> {
+/// the sending's lateness too. ITL has the difference of two lags over all tokens: nothing on average, and for a quantile
+/// of it the 99 % quantile of the lag is a bound that is met by chance only.
+pub(super) fn judge(report: &LoadReport, health: &ClientHealth, point: &Point, options: &Options) -> Option<String> {
+    let is_open = !matches!(point.traffic, Traffic::Closed { .. });
     let share = options.max_client_share;
     if share >= 1.0 {
         return None;
@@ -168,10 +169,10 @@ pub(super) fn judge(report: &LoadReport, health: &ClientHealth, is_open: bool, o
     if let Some(itl) = report.itl_ms {
         let tokens = report.samples.iter().map(|s| f64::from(s.output_tokens)).sum::<f64>();
         let answer_ms = itl.stat.mean * (tokens / f64::from(report.requests.max(1)) - 1.0).max(1.0);
-        if too_much(health.loop_lag_p99_ms, answer_ms) {
+        let lag_ms = if point.quantile.is_some() { health.loop_lag_p99_ms } else { health.loop_lag_mean_ms };
+        if too_much(lag_ms, answer_ms) {
             return Some(format!(
-                "it saw tokens up to {:.2} ms late, more than {percent:.1} % of an answer's {answer_ms:.2} ms",
-                health.loop_lag_p99_ms
+                "it saw tokens {lag_ms:.2} ms late, more than {percent:.1} % of an answer's {answer_ms:.2} ms"
             ));
         }
     }
@@ -230,36 +231,49 @@ mod tests {
         }
     }
 
+    fn point(traffic: Traffic, quantile: Option<f64>) -> Point {
+        let sla = crate::domain::Sla { ttft_ms: None, itl_ms: None, e2e_ms: None, quantile };
+        Point { traffic, ..Point::open_loop(9, 50, 1.0, 20, &sla, 1) }
+    }
+
+    const CLOSED: Traffic = Traffic::Closed { concurrency: 1 };
+    const OPEN: Traffic = Traffic::Poisson { requests_per_second: 1.0 };
+
     #[test]
     fn a_client_that_keeps_up_is_not_the_bottleneck() {
-        assert_eq!(judge(&report(), &well(), true, &Options::default()), None);
+        let point = point(OPEN, Some(0.99));
+        assert_eq!(judge(&report(), &well(), &point, &Options::default()), None);
         let elsewhere = ClientHealth { cpu_share: None, cpu_wait_share: None, ..well() };
-        assert_eq!(judge(&report(), &elsewhere, true, &Options::default()), None);
+        assert_eq!(judge(&report(), &elsewhere, &point, &Options::default()), None);
     }
 
     #[test]
     fn each_way_of_being_late_is_named_with_its_share() {
+        let point = point(CLOSED, Some(0.99));
         let rows = [
             (ClientHealth { loop_lag_mean_ms: 1.2, ..well() }, "1.20 ms of a mean TTFT of 100.00 ms"),
             (ClientHealth { read_lag_mean_ms: 3.0, ..well() }, "3.00 ms of a mean TTFT"),
-            (
-                ClientHealth { loop_lag_p99_ms: 6.0, ..well() },
-                "up to 6.00 ms late, more than 1.0 % of an answer's 490.00 ms",
-            ),
+            (ClientHealth { loop_lag_p99_ms: 6.0, ..well() }, "6.00 ms late, more than 1.0 % of an answer's 490.00 ms"),
             (ClientHealth { cpu_share: Some(0.6), cpu_wait_share: Some(0.35), ..well() }, "for 95 % of the time"),
         ];
         for (health, reason) in rows {
-            let said = judge(&report(), &health, false, &Options::default()).unwrap();
+            let said = judge(&report(), &health, &point, &Options::default()).unwrap();
             assert!(said.contains(reason), "{said}");
             let indifferent = Options { max_client_share: 1.0, ..Options::default() };
-            assert_eq!(judge(&report(), &health, false, &indifferent), None);
+            assert_eq!(judge(&report(), &health, &point, &indifferent), None);
         }
+    }
+
+    #[test]
+    fn now_and_then_a_late_token_matters_to_a_quantile_and_not_to_the_mean() {
+        let late = ClientHealth { loop_lag_p99_ms: 6.0, ..well() };
+        assert_eq!(judge(&report(), &late, &point(CLOSED, None), &Options::default()), None);
     }
 
     #[test]
     fn sending_late_counts_where_latency_is_from_the_intended_start() {
         let late = ClientHealth { send_lateness_mean_ms: 2.0, ..well() };
-        assert!(judge(&report(), &late, true, &Options::default()).is_some());
-        assert_eq!(judge(&report(), &late, false, &Options::default()), None);
+        assert!(judge(&report(), &late, &point(OPEN, None), &Options::default()).is_some());
+        assert_eq!(judge(&report(), &late, &point(CLOSED, None), &Options::default()), None);
     }
 }

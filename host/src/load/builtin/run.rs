@@ -126,7 +126,6 @@ pub(super) async fn run(
     // Dropping the set ends all requests.
     let mut tasks = JoinSet::new();
     start(&lane, point, &mut tasks).await?;
-    let is_open = !matches!(point.traffic, Traffic::Closed { .. });
     let mut measuring = false;
     let stopped = loop {
         let Some(message) = messages.recv().await else {
@@ -159,7 +158,7 @@ pub(super) async fn run(
     };
     let mut client = watch.health();
     let mut report = collector.report(stopped)?;
-    client.bound = health::judge(&report, &client, is_open, options);
+    client.bound = health::judge(&report, &client, point, options);
     let bound = client.bound.clone();
     report.client = Some(client);
     match bound {
