@@ -2,6 +2,8 @@
 //!
 //! The Job's process is played by the test: it writes the status as `sla-profiler profile` does.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+
 mod on_a_cluster {
     use std::collections::BTreeSet;
     use std::fs;

@@ -1,5 +1,7 @@
 //! The cluster that the other tests stand on does what they take for granted.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+
 mod on_a_cluster {
     use std::fs;
     use std::io::Read;

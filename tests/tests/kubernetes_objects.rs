@@ -1,5 +1,7 @@
 //! What we write is what a real API server takes, with strict validation; what it refuses, it names.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+
 use std::fs;
 use std::path::Path;
 

@@ -24,6 +24,7 @@ pub struct ControlPlane {
     identity: Identity,
     port: u16,
     etcd_port: u16,
+    kubelet_port: u16,
     /// Taken out while it restarts.
     api_server: Mutex<Option<Child>>,
     /// Dropped after the API server; etcd's supervisor removes the folder.
@@ -55,6 +56,7 @@ impl ControlPlane {
             identity,
             port,
             etcd_port,
+            kubelet_port: free_port(),
             api_server: Mutex::new(Some(api_server)),
             _others: Vec::new(),
             _etcd: etcd,
@@ -75,6 +77,11 @@ impl ControlPlane {
     /// The port of the API server, on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where kwok answers for all kubelets, on 127.0.0.1.
+    pub fn kubelet_port(&self) -> u16 {
+        self.kubelet_port
     }
 
     /// Certificates, and kubeconfigs for tokens.
@@ -133,7 +140,7 @@ impl ControlPlane {
         let common = [kubeconfig.as_str(), "--leader-elect=false", "--secure-port=0", "--bind-address=127.0.0.1"];
         let key = format!("--service-account-private-key-file={}", self.identity.file("accounts.key"));
         let ca = format!("--root-ca-file={}", self.identity.file("ca.crt"));
-        let kwok = nodes::kwok_arguments(&self.folder, &kubeconfig, &self.identity, free_port());
+        let kwok = nodes::kwok_arguments(&self.folder, &kubeconfig, &self.identity, self.kubelet_port);
         let start = |name: &str, arguments: &[&str]| Child::start(name, arguments, &self.folder, false);
         vec![
             start("kube-controller-manager", &[&common[..], &[&key, &ca]].concat()),

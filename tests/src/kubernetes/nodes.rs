@@ -76,7 +76,15 @@ pub async fn add_node(cluster: &ControlPlane, name: &str, product: &str, gpus: u
                 "nvidia.com/gpu.present": "true",
             },
         },
-        "status": { "allocatable": amounts, "capacity": amounts },
+        "status": {
+            "allocatable": amounts,
+            "capacity": amounts,
+            // Both kinds: where one is missing, kwok 0.8 replaces all by what it has, and the second time by nothing.
+            "addresses": [
+                { "type": "InternalIP", "address": "127.0.0.1" }, { "type": "Hostname", "address": "127.0.0.1" },
+            ],
+            "daemonEndpoints": { "kubeletEndpoint": { "Port": cluster.kubelet_port() } },
+        },
     });
     let api: Api<Node> = Api::all(cluster.admin().await);
     api.patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(node)).await.expect("a node");
