@@ -109,7 +109,10 @@ mod on_a_cluster {
                 sla_profiler(["profile", "--cluster", "kubernetes", "--dgdr", "chat", "--load", "builtin"]);
             command.arg("--kubeconfig").arg(&self.kubeconfig).args(["--reach", "port-forward"]);
             // These engines have the same KV cache whatever their size, and a test machine is too busy for good figures.
-            command.args(["--kv-tolerance", "0.99", "--max-client-share", "inf"]).arg("--tokenizer").arg(word_tokenizer());
+            command
+                .args(["--kv-tolerance", "0.99", "--max-client-share", "inf"])
+                .arg("--tokenizer")
+                .arg(word_tokenizer());
             command.arg("--out").arg(self.out.path().join("run"));
             command
         }

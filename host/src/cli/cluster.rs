@@ -157,7 +157,7 @@ impl ClusterArgs {
     /// The mapping of a running engine.
     fn mapping(&self) -> Result<Mapping, AppError> {
         let stage = self.tp.saturating_mul(self.dp);
-        if stage % self.ep != 0 {
+        if !stage.is_multiple_of(self.ep) {
             return Err(usage(
                 format!("--ep {} does not divide --tp × --dp = {stage}", self.ep),
                 "give the engine's own",
