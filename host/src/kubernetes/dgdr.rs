@@ -46,10 +46,12 @@ impl Dgdr {
         }
         let mut annotations = metadata.annotations.unwrap_or_default();
         annotations.remove(LAST_APPLIED);
-        let mut kept = json!({ "name": name, "namespace": namespace });
+        let mut kept = serde_json::Map::new();
+        kept.insert("name".to_owned(), name.as_str().into());
+        kept.insert("namespace".to_owned(), namespace.as_str().into());
         for (key, map) in [("labels", metadata.labels.unwrap_or_default()), ("annotations", annotations)] {
             if !map.is_empty() {
-                kept[key] = json!(map);
+                kept.insert(key.to_owned(), json!(map));
             }
         }
         let conditions = object.data.pointer("/status/conditions").cloned().unwrap_or_default();

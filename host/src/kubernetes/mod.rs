@@ -12,6 +12,8 @@
 //!
 //! One field manager, [`FIELD_MANAGER`], owns all that is written.
 
+#![allow(clippy::result_large_err, reason = "an error ends a command or a candidate; none is on a hot path")]
+
 pub mod call;
 pub mod connect;
 pub mod controller;

@@ -126,10 +126,12 @@ impl KubernetesCluster {
         let mut dgd = dgd::generate_candidate(spec, &launch.candidate).map_err(|error| error.to_string())?;
         let plain = dgd.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
         let name = candidate_name(plain, &options.owner.run);
-        dgd["metadata"]["name"] = name.clone().into();
-        let annotations = dgd["metadata"].as_object_mut().map(|m| m.entry("annotations").or_insert_with(|| json!({})));
-        if let Some(annotations) = annotations.and_then(Value::as_object_mut) {
-            annotations.insert(CANDIDATE_ANNOTATION.to_owned(), launch.candidate.name().into());
+        if let Some(metadata) = dgd.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.insert("name".to_owned(), name.clone().into());
+            let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
+            if let Some(annotations) = annotations.as_object_mut() {
+                annotations.insert(CANDIDATE_ANNOTATION.to_owned(), launch.candidate.name().into());
+            }
         }
         options.owner.mark(&mut dgd, &options.kube.namespace);
         mark_candidate(&mut dgd);
