@@ -80,7 +80,10 @@ impl Identity {
 
     fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.folder.join(name);
-        fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        // At once: another test may be reading the same kubeconfig.
+        let new = tempfile::NamedTempFile::new_in(&self.folder).expect("a file");
+        fs::write(new.path(), text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        new.persist(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         path
     }
 }
