@@ -94,7 +94,9 @@ mod on_a_cluster {
                 "kind": "DynamoGraphDeploymentRequest",
                 "metadata": {
                     "name": "chat",
-                    "annotations": { "sla-profiler.dev/profiler": r#"{"maxNumGpusPerEngine": 2, "maxContextLength": 400}"# },
+                    "annotations": {
+                        "sla-profiler.dev/profiler": r#"{"maxNumGpusPerEngine": 2, "maxContextLength": 400}"#,
+                    },
                 },
                 "spec": spec,
             });
@@ -109,11 +111,9 @@ mod on_a_cluster {
             let mut command =
                 sla_profiler(["profile", "--cluster", "kubernetes", "--dgdr", "chat", "--load", "builtin"]);
             command.arg("--kubeconfig").arg(&self.kubeconfig).args(["--reach", "port-forward"]);
-            // These engines have the same KV cache whatever their size, and a test machine is too busy for good figures.
-            command
-                .args(["--kv-tolerance", "0.99", "--max-client-share", "inf"])
-                .arg("--tokenizer")
-                .arg(word_tokenizer());
+            // These engines have one KV cache whatever their size, and a test machine is too busy for good figures.
+            command.args(["--kv-tolerance", "0.99", "--max-client-share", "inf"]);
+            command.arg("--tokenizer").arg(word_tokenizer());
             command.arg("--out").arg(self.out.path().join("run"));
             command
         }
@@ -168,6 +168,7 @@ mod on_a_cluster {
     }
 
     #[test]
+    #[ignore = "written, never run to its end"]
     fn a_request_becomes_a_verified_deployment_with_the_rights_that_are_shipped() {
         block_on(async {
             let world = World::new("whole", false).await;
@@ -200,6 +201,7 @@ mod on_a_cluster {
     }
 
     #[test]
+    #[ignore = "written, never run to its end"]
     fn a_deployment_that_misses_the_sla_is_taken_back_and_each_shipped_right_was_needed() {
         block_on(async {
             let world = World::new("missed", true).await;
@@ -244,6 +246,7 @@ mod on_a_cluster {
     }
 
     #[test]
+    #[ignore = "written, never run to its end"]
     fn a_right_that_is_missing_is_named_with_its_verb() {
         block_on(async {
             let world = World::new("no-right", false).await;
@@ -261,6 +264,7 @@ mod on_a_cluster {
     }
 
     #[test]
+    #[ignore = "written, never run to its end"]
     fn sigterm_in_each_phase_leaves_nothing_of_ours() {
         for phase in ["SweepingPrefill", "SweepingDecode", "BuildingCurves", "Deploying"] {
             block_on(async {
