@@ -352,7 +352,7 @@ mod on_a_cluster {
                 let lease = leases.get_opt("sla-profiler-controller").await.ok()??;
                 lease.spec?.holder_identity
             };
-            let one = eventually("a holder", || holder()).await;
+            let one = eventually("a holder", &holder).await;
             assert!(one.ends_with(&format!("_{}", first.process.id())), "{one}");
             let kubeconfig = namespace.kubeconfig("sla-profiler-controller").await;
             let second = Controller::start(&kubeconfig, &format!("{}-second", namespace.name()));
@@ -390,7 +390,7 @@ mod on_a_cluster {
             let (namespace, mut controller) = with_controller("stops").await;
             let leases: Api<Lease> = namespace.api();
             let holder = async || leases.get_opt("sla-profiler-controller").await.ok()??.spec?.holder_identity;
-            eventually("a holder", || holder()).await;
+            eventually("a holder", &holder).await;
             let pid = controller.process.id().to_string();
             assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
             assert_eq!(controller.process.wait().unwrap().code(), Some(0), "{}", controller.log());

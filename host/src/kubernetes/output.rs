@@ -136,10 +136,8 @@ impl Kube {
         });
         let kind = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata });
         let mut value = kind;
-        if let Some(data) = map.data {
-            if let Some(value) = value.as_object_mut() {
-                value.insert("data".to_owned(), json!(data));
-            }
+        if let (Some(data), Some(value)) = (map.data, value.as_object_mut()) {
+            value.insert("data".to_owned(), json!(data));
         }
         Ok(Some(value))
     }

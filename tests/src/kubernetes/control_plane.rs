@@ -128,7 +128,7 @@ impl ControlPlane {
             let request = hyper::Request::get("/readyz").body(Vec::new()).ok()?;
             client.request_text(request).await.ok().filter(|text| text == "ok")
         };
-        let waited = tokio::time::timeout(super::PATIENCE, eventually("the API server", || ready())).await;
+        let waited = tokio::time::timeout(super::PATIENCE, eventually("the API server", ready)).await;
         if waited.is_err() {
             let server = self.api_server.lock().expect("no panic under the lock");
             panic!("the API server: {}", server.as_ref().map(Child::last_words).unwrap_or_default());

@@ -39,9 +39,9 @@ pub fn used(asked: &[Asked]) -> Rights {
 fn object(path: &str) -> Option<(String, String, bool)> {
     let path = path.split('?').next()?;
     let mut parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-    let group = match parts.first()? {
-        &"api" => "".to_owned(),
-        &"apis" => (*parts.get(1)?).to_owned(),
+    let group = match *parts.first()? {
+        "api" => "".to_owned(),
+        "apis" => (*parts.get(1)?).to_owned(),
         _ => return None,
     };
     parts.drain(..if group.is_empty() { 2 } else { 3 }.min(parts.len()));
