@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use sla_profiler_tests::openai::word_tokenizer;
 use sla_profiler_tests::runs::expect;
 use sla_profiler_tests::{root, sla_profiler};
 
@@ -66,6 +67,17 @@ fn the_commands_of_the_readmes_work() {
             if let Some(at) = arguments.iter().position(|argument| argument == "--out") {
                 let out = arguments.get_mut(at + 1).unwrap();
                 *out = dir.path().join(out.replace('/', "-")).display().to_string();
+            }
+            // Engines take GPUs, or a server that runs: what they would be asked is told all the same. A cluster is asked in
+            // `kubernetes_run.rs`.
+            if arguments.iter().any(|argument| argument == "kubernetes") {
+                continue;
+            }
+            if arguments.iter().any(|argument| argument == "--cluster") {
+                arguments.push("--dry-run".to_owned());
+            }
+            if let Some(tokenizer) = arguments.iter_mut().find(|argument| argument.starts_with("/models/")) {
+                *tokenizer = word_tokenizer().display().to_string();
             }
             if done.contains(&arguments) {
                 continue;

@@ -168,7 +168,6 @@ mod on_a_cluster {
     }
 
     #[test]
-    #[ignore = "written, never run to its end"]
     fn a_request_becomes_a_verified_deployment_with_the_rights_that_are_shipped() {
         block_on(async {
             let world = World::new("whole", false).await;
@@ -201,7 +200,6 @@ mod on_a_cluster {
     }
 
     #[test]
-    #[ignore = "written, never run to its end"]
     fn a_deployment_that_misses_the_sla_is_taken_back_and_each_shipped_right_was_needed() {
         block_on(async {
             let world = World::new("missed", true).await;
@@ -246,7 +244,6 @@ mod on_a_cluster {
     }
 
     #[test]
-    #[ignore = "written, never run to its end"]
     fn a_right_that_is_missing_is_named_with_its_verb() {
         block_on(async {
             let world = World::new("no-right", false).await;
