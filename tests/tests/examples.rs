@@ -60,13 +60,13 @@ fn every_example_has_a_readme_whose_command_runs_it() {
 fn the_commands_of_the_readmes_work() {
     let dir = tempfile::tempdir().unwrap();
     let mut done: Vec<Vec<String>> = Vec::new();
-    for document in documents() {
-        for command in commands(&document) {
+    for (number, document) in documents().iter().enumerate() {
+        for command in commands(document) {
             let mut arguments: Vec<String> = command.split_whitespace().skip(1).map(str::to_owned).collect();
-            // Not into the reader's folders; one place for each result.
+            // Not into the reader's folders; one place for each document's results.
             if let Some(at) = arguments.iter().position(|argument| argument == "--out") {
                 let out = arguments.get_mut(at + 1).unwrap();
-                *out = dir.path().join(out.replace('/', "-")).display().to_string();
+                *out = dir.path().join(format!("{number}-{}", out.replace('/', "-"))).display().to_string();
             }
             // Engines take GPUs, or a server that runs: what they would be asked is told all the same. A cluster is asked in
             // `kubernetes_run.rs`.

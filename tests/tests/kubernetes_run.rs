@@ -11,6 +11,7 @@ mod on_a_cluster {
     use std::path::PathBuf;
     use std::process::Command;
     use std::sync::{Arc, Mutex};
+    use std::time::Duration;
 
     use k8s_openapi::api::core::v1::{ConfigMap, Pod};
     use k8s_openapi::api::events::v1::Event;
@@ -18,7 +19,9 @@ mod on_a_cluster {
     use serde_json::{Value, json};
     use sla_profiler_tests::kubernetes::control_plane::kubectl;
     use sla_profiler_tests::kubernetes::operator::{DGD_LABEL, log_line};
-    use sla_profiler_tests::kubernetes::{ControlPlane, Endpoint, Namespace, Operator, Proxy, block_on, eventually};
+    use sla_profiler_tests::kubernetes::{
+        ControlPlane, Endpoint, Namespace, Operator, Proxy, block_on, eventually, eventually_within,
+    };
     use sla_profiler_tests::kubernetes::{nodes, rbac};
     use sla_profiler_tests::openai::{Behaviour, OpenAi, Timing, word_tokenizer};
     use sla_profiler_tests::{Said, root, said, sla_profiler};
@@ -261,14 +264,14 @@ mod on_a_cluster {
     }
 
     #[test]
-    #[ignore = "written, never run to its end"]
     fn sigterm_in_each_phase_leaves_nothing_of_ours() {
         for phase in ["SweepingPrefill", "SweepingDecode", "BuildingCurves", "Deploying"] {
             block_on(async {
                 let world = World::new(&format!("term-{}", phase.to_lowercase()), false).await;
                 world.request(spec(true));
                 let mut child = Killed(world.profile().stderr(std::process::Stdio::null()).spawn().unwrap());
-                eventually(phase, async || {
+                // The last one comes after a whole run.
+                eventually_within(Duration::from_secs(600), phase, async || {
                     let status = world.status().await;
                     assert!(
                         !["Ready", "Deployed", "Failed"].contains(&status["phase"].as_str().unwrap_or_default()),

@@ -43,7 +43,16 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 ///
 /// # Panics
 /// After [`PATIENCE`], with `what` was waited for.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, ask: impl FnMut() -> F) -> T {
+    eventually_within(PATIENCE, what, ask).await
+}
+
+/// The same with a patience of one's own.
+pub async fn eventually_within<T, F: Future<Output = Option<T>>>(
+    patience: Duration,
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> T {
     let wait = async {
         loop {
             if let Some(answer) = ask().await {
@@ -52,5 +61,5 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: i
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("waited {PATIENCE:?} for {what}"))
+    tokio::time::timeout(patience, wait).await.unwrap_or_else(|_| panic!("waited {patience:?} for {what}"))
 }
