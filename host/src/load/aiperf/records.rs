@@ -115,7 +115,11 @@ impl Export {
         }
         let (answered, all) = (self.requests.len(), self.requests.len() + self.failures.len());
         if summary.request_count.avg != answered as f64 {
-            return Err(wrong(format!("{} answers, and {RECORDS} has {answered}", summary.request_count.avg)));
+            // AIPerf is told to count by the server's figures, and leaves out the answers that come without.
+            return Err(wrong(format!(
+                "{} answers, and {RECORDS} has {answered}: does the server send no `usage`?",
+                summary.request_count.avg
+            )));
         }
         if all != asked as usize {
             return Err(wrong(format!("{all} requests of {asked} were sent")));
