@@ -3,7 +3,12 @@
 //!
 //! Started by hand it takes the number of seeds and of requests: `bench_planner 20 20000`.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, reason = "a measurement, not the program")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a measurement, not the program"
+)]
 
 #[path = "../tests/world/mod.rs"]
 mod world;
@@ -17,7 +22,9 @@ fn main() {
     let mut arguments = std::env::args().skip(1).map(|argument| argument.parse().unwrap());
     let (seeds, requests) = (arguments.next().unwrap_or(100), arguments.next().unwrap_or(100_000));
     println!("{seeds} seeds, {requests} requests a world; % of roles, and of worlds where it says so\n");
-    println!("| planner | traffic | measured within | equal | within one | fewer | worlds attained | GPUs of the truth | worst (seed) |");
+    println!(
+        "| planner | traffic | measured within | equal | within one | fewer | worlds attained | GPUs of the truth | worst (seed) |"
+    );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for kind in Kind::ALL {
         for within in [0.0, 0.01] {

@@ -95,7 +95,8 @@ impl<'a> Question<'a> {
         };
         let surge = |engine: &Engine| {
             let start_up_minutes = engine.launch_seconds.clamp(0.0, 86_400.0) / 60.0;
-            (1.0 + headroom) * (1.0 + growth_per_minute * if start_up_minutes.is_nan() { 0.0 } else { start_up_minutes })
+            (1.0 + headroom)
+                * (1.0 + growth_per_minute * if start_up_minutes.is_nan() { 0.0 } else { start_up_minutes })
         };
         let model = Model {
             servers: prefill.attention_dp.max(1),
@@ -180,7 +181,13 @@ impl<'a> Question<'a> {
                 "Requests arrive at random (Poisson): {}.",
                 several
                     .iter()
-                    .map(|c| format!("{} % {} with {} input and {} output tokens", figure(c.share * 100.0), c.name, c.isl, c.osl))
+                    .map(|c| format!(
+                        "{} % {} with {} input and {} output tokens",
+                        figure(c.share * 100.0),
+                        c.name,
+                        c.isl,
+                        c.osl
+                    ))
                     .collect::<Vec<_>>()
                     .join(", ")
             )),
@@ -196,7 +203,12 @@ impl<'a> Question<'a> {
         if model.traffic.objectives.len() > 1 {
             for (objective, (ttft, itl)) in model.traffic.objectives.iter().zip(&expected.objectives) {
                 let statistic = objective.sla.quantile.map_or("mean".to_owned(), |q| format!("p{}", figure(q * 100.0)));
-                said.push(format!("{}: TTFT {} ms, ITL {} ms ({statistic}).", objective.name, figure(*ttft), figure(*itl)));
+                said.push(format!(
+                    "{}: TTFT {} ms, ITL {} ms ({statistic}).",
+                    objective.name,
+                    figure(*ttft),
+                    figure(*itl)
+                ));
             }
         }
         let surge = model.surge.prefill.max(model.surge.decode);
@@ -213,7 +225,10 @@ impl<'a> Question<'a> {
         if model.spare > 0 {
             said.push(format!("{} of each role may be down at any time.", count(model.spare, "engine")));
         }
-        said.push(format!("No engine is loaded beyond {} % of what it could do.", figure(model.max_utilization * 100.0)));
+        said.push(format!(
+            "No engine is loaded beyond {} % of what it could do.",
+            figure(model.max_utilization * 100.0)
+        ));
         said.push("Sending the KV cache from prefill to decode engines costs nothing.".to_owned());
         match self.demand {
             Demand::Concurrency(n) => {
@@ -233,7 +248,10 @@ impl<'a> Question<'a> {
                 String::new()
             };
             said.push(if pools.hold(replicas) {
-                format!("The demand needs more than {}{of_which}; this is the best within them.", count(pools.total, "GPU"))
+                format!(
+                    "The demand needs more than {}{of_which}; this is the best within them.",
+                    count(pools.total, "GPU")
+                )
             } else {
                 format!(
                     "One prefill {} and one decode {} do not fit the {}{of_which} that may be used.",

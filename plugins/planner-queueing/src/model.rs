@@ -162,9 +162,8 @@ impl Model {
             }
             let service = self.over(index, |class| self.service(class).mean_ms);
             let Some(quantile) = objective.sla.quantile else { return service + waits.mean };
-            let late = |limit: f64| {
-                self.over(index, |class| waits.beyond((limit - self.service(class).mean_ms) / margin))
-            };
+            let late =
+                |limit: f64| self.over(index, |class| waits.beyond((limit - self.service(class).mean_ms) / margin));
             let longest = objective.members.iter().map(|(class, _)| self.service(*class).mean_ms).fold(0.0, f64::max);
             let on_time = least(longest, |limit| late(limit) <= 1.0 - quantile);
             // Two independent deviations from the mean: by lengths and waiting, and of the service itself.
@@ -216,13 +215,19 @@ impl Model {
         let beyond = |load: f64| {
             self.over(index, |class| {
                 let deviation = QUANTILE_MARGIN * pool.deviations.get(class).copied().unwrap_or(0.0);
-                if deviation > 0.0 { normal_beyond((load - pool.load) / deviation) } else { f64::from(load < pool.load) }
+                if deviation > 0.0 {
+                    normal_beyond((load - pool.load) / deviation)
+                } else {
+                    f64::from(load < pool.load)
+                }
             })
         };
         let most = pool.deviations.iter().copied().fold(0.0, f64::max);
         let swing = QUANTILE_MARGIN * most * normal_quantile(quantile);
         let alike = pool.deviations.iter().all(|d| (d - most).abs() <= 1e-12 * most);
-        let load = if alike { pool.load + swing } else {
+        let load = if alike {
+            pool.load + swing
+        } else {
             let from = (pool.load - 6.0 * most).max(0.0);
             from + least(12.0 * most, |above| beyond(from + above) <= 1.0 - quantile)
         };
@@ -318,7 +323,9 @@ impl Model {
         // prefill alone costs as much as the best pair, or nobody waits any more.
         loop {
             let cheapest = Replicas { prefill, decode: least_decode };
-            if best.is_some_and(|b| pools.price(cheapest) >= pools.price(b)) || prefill > least_prefill.saturating_mul(8) {
+            if best.is_some_and(|b| pools.price(cheapest) >= pools.price(b))
+                || prefill > least_prefill.saturating_mul(8)
+            {
                 return best;
             }
             let in_time = |n: u32| self.answers_in_time(Replicas { prefill, decode: n.max(least_decode) }, rate);
@@ -338,10 +345,8 @@ impl Model {
     pub fn within(&self, pools: &Pools) -> Option<(Replicas, f64)> {
         let least = self.spare.saturating_add(1);
         let left = |prefill: u32| pools.total.saturating_sub(prefill.saturating_mul(pools.prefill_engine));
-        let split = |prefill: u32| Replicas {
-            prefill,
-            decode: left(prefill).min(pools.decode) / pools.decode_engine.max(1),
-        };
+        let split =
+            |prefill: u32| Replicas { prefill, decode: left(prefill).min(pools.decode) / pools.decode_engine.max(1) };
         let for_prefill = pools.total.checked_sub(least.checked_mul(pools.decode_engine)?)?.min(pools.prefill);
         let most = for_prefill / pools.prefill_engine.max(1);
         if most < least || split(least).decode < least {
@@ -403,9 +408,8 @@ impl Model {
         let service: f64 = self.kinds().iter().map(|k| k.share * k.service).sum();
         let alone_ms = service + self.decode.alone().mean_ms * self.traffic.osl();
         let rate = greatest(f64::from(concurrency) / alone_ms * 1e3, |rate| {
-            self.replicas(rate, pools).is_some_and(|replicas| {
-                rate / 1e3 * self.mean_answer_ms(replicas, rate) <= f64::from(concurrency)
-            })
+            self.replicas(rate, pools)
+                .is_some_and(|replicas| rate / 1e3 * self.mean_answer_ms(replicas, rate) <= f64::from(concurrency))
         });
         (rate > 0.0).then_some(rate)
     }

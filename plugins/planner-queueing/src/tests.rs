@@ -21,8 +21,14 @@ fn engines() -> Engines {
 fn curves() -> Curves {
     let ttft_ms = |isl: u32| f64::from(isl) / 30.0;
     Curves {
-        prefill: [500, 1000, 3000, 6000, 12_000].map(|isl| prefill_point(0, isl, 1, ttft_ms(isl))).into_iter().collect(),
-        decode: [1, 4, 16, 64, 256].map(|n| decode_point(1, 3000, 150, n, 6.0 + 0.1 * f64::from(n))).into_iter().collect(),
+        prefill: [500, 1000, 3000, 6000, 12_000]
+            .map(|isl| prefill_point(0, isl, 1, ttft_ms(isl)))
+            .into_iter()
+            .collect(),
+        decode: [1, 4, 16, 64, 256]
+            .map(|n| decode_point(1, 3000, 150, n, 6.0 + 0.1 * f64::from(n)))
+            .into_iter()
+            .collect(),
     }
 }
 
@@ -91,8 +97,7 @@ fn a_dear_gpu_is_spared_where_the_roles_share_a_target() {
     let cost = |prefill_price: &str| {
         let mut job = job_with(&[("prefill-gpu-price", prefill_price)], 1000);
         job.sla = Sla { ttft_ms: None, itl_ms: None, e2e_ms: Some(1500.0), quantile: Some(0.9) };
-        let plan =
-            PlannerQueueing::plan(&job, &engines(), &curves(), &Demand::RequestsPerSecond(80.0)).unwrap();
+        let plan = PlannerQueueing::plan(&job, &engines(), &curves(), &Demand::RequestsPerSecond(80.0)).unwrap();
         assert!(plan.meets_demand && plan.meets_sla);
         (plan.prefill_replicas, plan.decode_replicas)
     };

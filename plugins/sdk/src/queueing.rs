@@ -183,9 +183,8 @@ impl InFlight {
 /// Fraction of a standard normal distribution beyond `z`, to within 1e-7 (Abramowitz & Stegun 26.2.17).
 pub fn normal_beyond(z: f64) -> f64 {
     let t = 1.0 / (1.0 + 0.231_641_9 * z.abs());
-    let series = t
-        * (0.319_381_530
-            + t * (-0.356_563_782 + t * (1.781_477_937 + t * (-1.821_255_978 + t * 1.330_274_429))));
+    let series =
+        t * (0.319_381_530 + t * (-0.356_563_782 + t * (1.781_477_937 + t * (-1.821_255_978 + t * 1.330_274_429))));
     let beyond = (-z * z / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt() * series;
     if z < 0.0 { 1.0 - beyond } else { beyond }
 }

@@ -99,8 +99,7 @@ impl World {
         let longest = classes.iter().map(|c| engine.ttft_ms(f64::from(c.isl))).fold(0.0, f64::max);
         for class in &mut classes {
             let own = engine.ttft_ms(f64::from(class.isl));
-            let (ttft, itl) =
-                if kind == Kind::Promises { (between(1.3, 5.0), between(1.3, 3.0)) } else { shared };
+            let (ttft, itl) = if kind == Kind::Promises { (between(1.3, 5.0), between(1.3, 3.0)) } else { shared };
             class.ttft_ms = if kind == Kind::Promises { own * ttft } else { longest * ttft };
             class.itl_ms = step[0] * itl + step[2] * 4000.0;
         }
@@ -168,9 +167,8 @@ impl World {
             e2e_ms: None,
             quantile: self.quantile,
         };
-        let mean = |of: fn(&Class) -> u32| {
-            self.classes.iter().map(|c| c.share * f64::from(of(c))).sum::<f64>().round() as u32
-        };
+        let mean =
+            |of: fn(&Class) -> u32| self.classes.iter().map(|c| c.share * f64::from(of(c))).sum::<f64>().round() as u32;
         (job.workload.isl, job.workload.osl) = (mean(|c| c.isl), mean(|c| c.osl));
         if knows_the_traffic && self.kind != Kind::Alike {
             let class = |(i, c): (usize, &Class)| {
