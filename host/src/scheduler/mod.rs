@@ -10,12 +10,15 @@
 //! Strategies say what to measure; only this module says where. Time is tokio's, so the same code packs engines on a
 //! real cluster and on a virtual clock.
 
+pub mod budget;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::Notify;
 
+use self::budget::{Action, Budget};
 use crate::domain::{Aim, Candidate, CandidateId, Failure, FailureClass, Probe};
 use crate::engine::{Cluster, Engine, Launch};
 use crate::run::{Event, JournalError, Phase, Recorder, RunDir};
@@ -42,6 +45,7 @@ pub struct Scheduler {
     /// GPUs became free, or an engine idle.
     changed: Notify,
     stop: Arc<AtomicBool>,
+    budget: Option<Budget>,
 }
 
 struct Pool {
@@ -86,7 +90,30 @@ impl Scheduler {
         stop: Arc<AtomicBool>,
     ) -> Self {
         let pool = Pool { free_gpus: cluster.gpus(), idle: Vec::new(), gpu_seconds: 0.0, launches: 0 };
-        Self { cluster, candidates, recorder, logs, pool: Mutex::new(pool), changed: Notify::new(), stop }
+        Self { cluster, candidates, recorder, logs, pool: Mutex::new(pool), changed: Notify::new(), stop, budget: None }
+    }
+
+    /// The same within a budget: what it cannot afford is not begun, and ends the run as the user's wish would.
+    #[must_use]
+    pub fn within(mut self, budget: Budget) -> Self {
+        self.budget = Some(budget);
+        self
+    }
+
+    /// Whether the budget is enough for this. If not, everything stops.
+    fn affords(&self, action: Action, id: CandidateId, candidate: &Candidate, probe: Option<&Probe>) -> bool {
+        let Some(budget) = &self.budget else { return true };
+        let launch = Launch { id, candidate: candidate.clone() };
+        let expected = match probe {
+            Some(probe) => self.cluster.expected_measure(&launch, probe),
+            None => self.cluster.expected_launch(&launch),
+        };
+        let affords = budget.affords(action, id, expected, self.recorder.now_s());
+        if !affords {
+            self.stop.store(true, Ordering::Relaxed);
+            self.changed.notify_waiters();
+        }
+        affords
     }
 
     /// The cluster that it schedules.
@@ -144,7 +171,7 @@ impl Scheduler {
         let Some(candidate) = self.candidates.get(id as usize) else { return Ok(()) };
         let Some(mut live) = self.acquire(phase, id, candidate).await? else { return Ok(()) };
         for probe in probes {
-            if self.is_stopped() {
+            if self.is_stopped() || !self.affords(Action::Measure, id, candidate, Some(probe)) {
                 self.put_back(live);
                 return Err(Halt::Interrupted);
             }
@@ -233,6 +260,10 @@ impl Scheduler {
 
     async fn launch(&self, phase: Phase, id: CandidateId, candidate: &Candidate) -> Result<Option<Live>, Halt> {
         let since_s = self.recorder.now_s();
+        if !self.affords(Action::Launch { gpus: candidate.gpus() }, id, candidate, None) {
+            self.free(candidate.gpus(), since_s);
+            return Err(Halt::Interrupted);
+        }
         self.recorder.record(Event::Launching { candidate: id })?;
         self.pool().launches += 1;
         match self.cluster.launch(&Launch { id, candidate: candidate.clone() }).await {

@@ -21,6 +21,7 @@ const BUNDLED: &[&str] = &[
     "sla-profiler-plugin-select-throughput",
     "sla-profiler-plugin-select-cost",
     "sla-profiler-plugin-planner-sla",
+    "sla-profiler-plugin-planner-queueing",
 ];
 
 /// Why a task did not succeed.
@@ -60,6 +61,12 @@ pub fn find(name: &str, rest: &[String]) -> Result<Task, Stop> {
         "bench" if rest.first().is_some_and(|what| what == BENCH_LOAD) => match rest.get(1) {
             None => return Ok(|workspace, _| bench_load(workspace)),
             Some(extra) => return Err(Stop::Usage(format!("`bench load` takes no argument, and `{extra}` was given"))),
+        },
+        "bench" if rest.first().is_some_and(|what| what == BENCH_PLANNER) => match rest.get(1) {
+            None => return Ok(|workspace, _| bench_planner(workspace)),
+            Some(extra) => {
+                return Err(Stop::Usage(format!("`bench planner` takes no argument, and `{extra}` was given")));
+            }
         },
         "bench" => |workspace, _| bench(workspace),
         "toolchain" => |workspace, _| get_toolchain(workspace, &Steps::start()).map(drop),
@@ -307,6 +314,16 @@ fn golden_targets(tests: &Path) -> Result<Vec<String>, String> {
 /// The argument of `bench` that asks for the load generator's report.
 const BENCH_LOAD: &str = "load";
 
+/// The argument of `bench` that asks for the planners' report.
+const BENCH_PLANNER: &str = "planner";
+
+fn bench_planner(workspace: &Workspace) -> Result<(), Stop> {
+    let steps = Steps::start();
+    let step = "bench planner";
+    steps.command("build", locked(workspace.cargo(), "build").args(["--workspace", "--example", "bench_planner"]))?;
+    steps.command(step, &mut workspace.program("examples/bench_planner"))
+}
+
 fn bench_load(workspace: &Workspace) -> Result<(), Stop> {
     let steps = Steps::start();
     build_program(workspace, &steps, "bench_load")?;
@@ -415,6 +432,7 @@ mod tests {
     #[test]
     fn bench_has_a_report_of_its_own_for_the_load_generator() {
         assert_eq!(usage("bench", &["load"]), None);
+        assert_eq!(usage("bench", &["planner"]), None);
         assert!(usage("bench", &["load", "fast"]).unwrap().contains("`fast`"));
         assert!(usage("bench", &["lode"]).unwrap().contains("`lode`"));
     }
