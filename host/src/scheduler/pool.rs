@@ -153,7 +153,10 @@ impl Pool {
     /// How gladly an idle engine is given up for one of the role; the least is given up first, `None` stays.
     fn cost_of_losing(&self, live: &Live, role: Role, key_of: &dyn Fn(CandidateId) -> Option<Key>) -> Option<u32> {
         let has = |ids: &[CandidateId]| ids.iter().any(|id| key_of(*id) == Some(live.key));
-        let nothing_else_happens = self.busy.is_empty() && self.launching.is_empty() && self.ending == 0;
+        // A strategy whose whole batch is through is about to be asked for the next one.
+        let between = self.batches.iter().any(|batch| batch.open.is_empty() && !batch.through.is_empty());
+        let nothing_else_happens =
+            self.busy.is_empty() && self.launching.is_empty() && self.ending == 0 && !between;
         let [prefill, decode] = &self.batches;
         let own = if role == Role::Prefill { prefill } else { decode };
         let wanted = [prefill, decode].into_iter().any(|batch| has(&batch.open) || has(&batch.through));

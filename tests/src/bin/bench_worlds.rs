@@ -160,9 +160,9 @@ fn quantile(values: &mut [f64], q: f64) -> f64 {
 fn report(contestants: &[Contestant], rows: &[Row]) {
     println!(
         "| contestant | wall, min | wall / peer | with 8 GPUs | GPU-h | GPU-s / peer | GPU-s / bound | launches | points | \
-         regret p95 | worst | regret <= 2 % | false accepts | false rejects | coverage | interpolation p95 | failed |"
+         regret p95 | worst | regret <= 2 % | mapping's regret p95 | false accepts | false rejects | coverage | interpolation p95 | failed |"
     );
-    println!("|{}", "---|".repeat(17));
+    println!("|{}", "---|".repeat(18));
     for (c, contestant) in contestants.iter().enumerate() {
         let of = |f: &dyn Fn(&Row) -> f64| -> Vec<f64> { rows.iter().map(f).collect() };
         let wall = |r: &Row| r.results[c].0.wall_s / r.results[0].0.wall_s;
@@ -178,7 +178,7 @@ fn report(contestants: &[Contestant], rows: &[Row]) {
         let (inside, all) = (sum(&|r| r.results[c].0.covered.0), sum(&|r| r.results[c].0.covered.1));
         let coverage = if all == 0 { "none".to_owned() } else { format!("{:.1} %", 100.0 * f64::from(inside) / f64::from(all)) };
         println!(
-            "| {} | {:.0} | {} | {} | {:.2} | {} | {} | {:.0} | {:.0} | {:.1} % | {:.1} % | {:.0} % | {:.1} % | {:.1} % | {} | {:.1} % | {} |",
+            "| {} | {:.0} | {} | {} | {:.2} | {} | {} | {:.0} | {:.0} | {:.1} % | {:.1} % | {:.0} % | {:.1} % | {:.1} % | {:.1} % | {} | {:.1} % | {} |",
             contestant.name(),
             median(&mut of(&|r| r.results[c].0.wall_s / 60.0)),
             spread(&mut large),
@@ -191,6 +191,7 @@ fn report(contestants: &[Contestant], rows: &[Row]) {
             100.0 * quantile(&mut regrets.clone(), 0.95),
             100.0 * quantile(&mut regrets, 1.0),
             100.0 * low,
+            100.0 * quantile(&mut rows.iter().filter_map(|r| r.results[c].1.mapping_regret).collect::<Vec<_>>(), 0.95),
             100.0 * f64::from(sum(&|r| r.results[c].1.false_accepts)) / decisions,
             100.0 * f64::from(sum(&|r| r.results[c].1.false_rejects)) / decisions,
             coverage,

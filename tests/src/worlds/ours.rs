@@ -35,7 +35,13 @@ pub struct Entry {
 /// # Panics
 /// If a bundled plugin is missing.
 pub fn run(world: &Arc<World>, host: &PluginHost, entry: &Entry) -> Outcome {
-    let named = |name: &str| PluginChoice::new(PluginSource::Named(name.to_owned()));
+    let named = |name: &str| {
+        let source = match name.strip_suffix(".wasm") {
+            Some(_) => PluginSource::File(name.into()),
+            None => PluginSource::Named(name.to_owned()),
+        };
+        PluginChoice::new(source)
+    };
     let mut sweep = named(entry.sweep);
     sweep.settings.clone_from(&entry.settings);
     let plugins = &world.spec.plugins;

@@ -10,6 +10,8 @@ use super::{Outcome, World};
 pub struct Score {
     /// Cost of a request in GPU-seconds, over that of the best choice, minus one. None where there is no answer.
     pub regret: Option<f64>,
+    /// The same if the chosen mappings were run at the best load for them.
+    pub mapping_regret: Option<f64>,
     /// Roles that are said to meet their target and do not, and by how much at most.
     pub false_accepts: u32,
     /// See there.
@@ -18,6 +20,8 @@ pub struct Score {
     pub false_rejects: u32,
     /// 95 % quantile of the relative error between the points of the curves.
     pub interpolation: f64,
+    /// The same of TTFT and of ITL alone.
+    pub by_curve: [f64; 2],
 }
 
 /// Scores it.
@@ -28,7 +32,7 @@ pub fn score(world: &World, outcome: &Outcome) -> Score {
     }
     let job = &world.spec.job;
     let (isl, osl) = (job.workload.isl, job.workload.osl);
-    let (mut cost, mut best_cost) = (0.0, 0.0);
+    let (mut cost, mut mapping_cost, mut best_cost) = (0.0, 0.0, 0.0);
     for (role, pick) in Role::ALL.into_iter().zip(&outcome.chosen) {
         let truth = &world.truths[pick.candidate as usize];
         let over = truth.latency_ms(isl, osl, pick.concurrency) / world.limit_ms(role) - 1.0;
@@ -40,17 +44,21 @@ pub fn score(world: &World, outcome: &Outcome) -> Score {
         score.false_rejects += u32::from(!pick.meets_sla);
         let tokens = f64::from(if role == Role::Prefill { isl } else { osl });
         cost += tokens / truth.rate(isl, osl, pick.concurrency);
+        let at_best = truth.best_within(job, world.limit_ms(role)).map_or(0.0, |(_, rate)| rate);
+        mapping_cost += tokens / at_best;
         best_cost += tokens / best;
     }
     // More than the best is possible only beyond the target, which counts as a false accept.
     score.regret = Some((cost / best_cost - 1.0).max(0.0));
-    score.interpolation = interpolation(world, outcome);
+    score.mapping_regret = Some(mapping_cost / best_cost - 1.0);
+    score.by_curve = interpolation(world, outcome).map(|mut errors| p95(&mut errors));
+    score.interpolation = p95(&mut interpolation(world, outcome).concat());
     score
 }
 
 /// At lengths and loads that nobody measured, spread evenly in their ratio over what the curves are for.
-fn interpolation(world: &World, outcome: &Outcome) -> f64 {
-    let mut errors = Vec::new();
+fn interpolation(world: &World, outcome: &Outcome) -> [Vec<f64>; 2] {
+    let mut errors = [Vec::new(), Vec::new()];
     let (start, end) = (f64::from(world.spec.curve.min_isl), f64::from(world.spec.curve.max_isl));
     let lengths: Vec<f64> = (0..23).map(|i| start * (end / start).powf((f64::from(i) + 0.5) / 23.0)).collect();
     let prefill = &world.truths[outcome.chosen[0].candidate as usize];
@@ -59,7 +67,7 @@ fn interpolation(world: &World, outcome: &Outcome) -> f64 {
     ttft.dedup_by(|later, kept| later.0 == kept.0);
     for isl in &lengths {
         let isl = isl.round();
-        errors.push((cubic(&ttft, isl) / prefill.ttft_ms(isl) - 1.0).abs());
+        errors[0].push((cubic(&ttft, isl) / prefill.ttft_ms(isl) - 1.0).abs());
     }
     let decode = &world.truths[outcome.chosen[1].candidate as usize];
     let osl = world.spec.job.workload.osl;
@@ -68,9 +76,13 @@ fn interpolation(world: &World, outcome: &Outcome) -> f64 {
         for part in [0.1, 0.3, 0.5, 0.7, 0.9] {
             let (n, context) = (reach.powf(part).max(f64::from(decode.ranks)), mean_context(isl, osl));
             let told = surface(&outcome.itl, f64::from(decode.kv_tokens), context, n);
-            errors.push((told / decode.itl_ms(context, n) - 1.0).abs());
+            errors[1].push((told / decode.itl_ms(context, n) - 1.0).abs());
         }
     }
+    errors
+}
+
+fn p95(errors: &mut [f64]) -> f64 {
     errors.sort_by(f64::total_cmp);
     errors[(errors.len() - 1) * 95 / 100]
 }
