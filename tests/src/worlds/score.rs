@@ -1,8 +1,10 @@
 //! How good an answer is, and the lower bound.
 
 use sla_profiler::domain::Role;
+use sla_profiler_plugin::sizing::{Curve, DecodeEngine};
+use sla_profiler_plugin::{Measurement, Stat, Workload};
 
-use super::truth::mean_context;
+use super::truth::{EngineTruth, mean_context};
 use super::{Outcome, World};
 
 /// Figures of one contestant in one world.
@@ -44,7 +46,9 @@ pub fn score(world: &World, outcome: &Outcome) -> Score {
         score.false_rejects += u32::from(!pick.meets_sla);
         let tokens = f64::from(if role == Role::Prefill { isl } else { osl });
         cost += tokens / truth.rate(isl, osl, pick.concurrency);
-        let at_best = truth.best_within(job, world.limit_ms(role)).map_or(0.0, |(_, rate)| rate);
+        // A mapping that meets the target at no load is a false accept; it is counted there.
+        let at_best = truth.best_within(job, world.limit_ms(role)).map(|(_, rate)| rate);
+        let at_best = at_best.unwrap_or_else(|| truth.rate(isl, osl, pick.concurrency));
         mapping_cost += tokens / at_best;
         best_cost += tokens / best;
     }
@@ -56,86 +60,55 @@ pub fn score(world: &World, outcome: &Outcome) -> Score {
     score
 }
 
-/// At lengths and loads that nobody measured, spread evenly in their ratio over what the curves are for.
+/// At lengths and loads that nobody measured, spread evenly in their ratio over what the curves are for; read as our own
+/// planners read them, whoever measured.
 fn interpolation(world: &World, outcome: &Outcome) -> [Vec<f64>; 2] {
     let mut errors = [Vec::new(), Vec::new()];
     let (start, end) = (f64::from(world.spec.curve.min_isl), f64::from(world.spec.curve.max_isl));
     let lengths: Vec<f64> = (0..23).map(|i| start * (end / start).powf((f64::from(i) + 0.5) / 23.0)).collect();
     let prefill = &world.truths[outcome.chosen[0].candidate as usize];
-    let mut ttft = outcome.ttft.clone();
-    ttft.sort_by(|a, b| a.0.total_cmp(&b.0));
-    ttft.dedup_by(|later, kept| later.0 == kept.0);
+    let ttft = Curve::isotonic(outcome.ttft.iter().map(|(isl, ms)| (*isl, *ms, 1.0)));
     for isl in &lengths {
         let isl = isl.round();
-        errors[0].push((cubic(&ttft, isl) / prefill.ttft_ms(isl) - 1.0).abs());
+        errors[0].push(ttft.as_ref().map_or(1.0, |c| (c.smooth_at(isl) / prefill.ttft_ms(isl) - 1.0).abs()));
     }
     let decode = &world.truths[outcome.chosen[1].candidate as usize];
     let osl = world.spec.job.workload.osl;
+    let rows: Vec<Measurement> = outcome.itl.iter().map(|point| measurement(decode, *point)).collect();
     for isl in lengths.iter().step_by(3).map(|isl| isl.round() as u32) {
+        let workload = Workload { isl, osl };
+        let fit =
+            DecodeEngine::from_measurements(rows.iter().copied(), workload, decode.gpus, decode.kv_tokens, decode.max_running);
         let reach = f64::from(decode.reach(isl, osl));
         for part in [0.1, 0.3, 0.5, 0.7, 0.9] {
-            let (n, context) = (reach.powf(part).max(f64::from(decode.ranks)), mean_context(isl, osl));
-            let told = surface(&outcome.itl, f64::from(decode.kv_tokens), context, n);
-            errors[1].push((told / decode.itl_ms(context, n) - 1.0).abs());
+            let n = reach.powf(part).max(f64::from(decode.ranks)).round();
+            let exact = decode.itl_ms(mean_context(isl, osl), n);
+            errors[1].push(fit.as_ref().map_or(1.0, |fit| (fit.itl_at(n).mean_ms / exact - 1.0).abs()));
         }
     }
     errors
 }
 
+fn measurement(truth: &EngineTruth, (isl, osl, requests, itl_ms): (u32, u32, f64, f64)) -> Measurement {
+    Measurement {
+        candidate: 0,
+        isl,
+        osl,
+        concurrency: requests as u32,
+        concurrency_seen: truth.running(isl, osl, requests as u32),
+        ttft_ms: None,
+        itl_ms: Some(Stat::flat(itl_ms, 0.01)),
+        samples: 100,
+        failed_requests: 0,
+        input_tokens_per_second_per_gpu: 0.0,
+        output_tokens_per_second_per_gpu: 1e3 * requests / itl_ms / f64::from(truth.gpus),
+        kv_usage: requests * mean_context(isl, osl) / f64::from(truth.kv_tokens),
+    }
+}
+
 fn p95(errors: &mut [f64]) -> f64 {
     errors.sort_by(f64::total_cmp);
     errors[(errors.len() - 1) * 95 / 100]
-}
-
-/// Through the four nearest points, as SciPy's cubic `interp1d` does in Dynamo's planner; there, the length is kept in range.
-fn cubic(points: &[(f64, f64)], x: f64) -> f64 {
-    let Some((first, last)) = points.first().zip(points.last()) else { return f64::NAN };
-    let x = x.clamp(first.0, last.0);
-    let above = points.partition_point(|p| p.0 < x).clamp(2.min(points.len()), points.len().saturating_sub(2).max(2).min(points.len()));
-    let support = &points[above.saturating_sub(2)..(above + 2).min(points.len())];
-    let term = |p: &(f64, f64)| {
-        support.iter().filter(|q| q.0 != p.0).fold(p.1, |product, q| product * (x - q.0) / (p.0 - q.0))
-    };
-    support.iter().map(term).sum()
-}
-
-/// Linear in KV usage within a context, linear between the two nearest contexts, as Dynamo's planner reads the file.
-fn surface(points: &[(u32, u32, f64, f64)], kv_tokens: f64, context: f64, requests: f64) -> f64 {
-    let usage = requests * context / kv_tokens;
-    let mut rows: Vec<(f64, Vec<(f64, f64)>)> = Vec::new();
-    for (isl, osl, n, itl_ms) in points {
-        let at = mean_context(*isl, *osl);
-        let point = (n * at / kv_tokens, *itl_ms);
-        match rows.iter_mut().find(|row| row.0 == at) {
-            Some(row) => row.1.push(point),
-            None => rows.push((at, vec![point])),
-        }
-    }
-    rows.sort_by(|a, b| a.0.total_cmp(&b.0));
-    rows.iter_mut().for_each(|row| {
-        row.1.sort_by(|a, b| a.0.total_cmp(&b.0));
-        row.1.dedup_by(|later, kept| (later.0 - kept.0).abs() < 1e-9);
-    });
-    let told = |row: &(f64, Vec<(f64, f64)>)| linear(&row.1, usage);
-    let above = rows.partition_point(|row| row.0 < context);
-    match (above.checked_sub(1).and_then(|i| rows.get(i)), rows.get(above)) {
-        (Some(low), Some(high)) => {
-            let part = (context - low.0) / (high.0 - low.0);
-            told(low) * (1.0 - part) + told(high) * part
-        }
-        (Some(only), None) | (None, Some(only)) => told(only),
-        (None, None) => f64::NAN,
-    }
-}
-
-/// Between the two nearest points; beyond the ends, along the last piece.
-fn linear(points: &[(f64, f64)], x: f64) -> f64 {
-    if points.len() < 2 {
-        return points.first().map_or(f64::NAN, |p| p.1);
-    }
-    let above = points.partition_point(|p| p.0 < x).clamp(1, points.len() - 1);
-    let (a, b) = (points[above - 1], points[above]);
-    a.1 + (b.1 - a.1) * (x - a.0) / (b.0 - a.0)
 }
 
 /// Least wall time and GPU-seconds for whoever knows the answer beforehand and only has to show it: the winners' engines
