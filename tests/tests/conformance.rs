@@ -27,8 +27,8 @@ fn conforms(name: &str, at_least: usize) {
 }
 
 #[test]
-fn sweep_coarse_fine_conforms() {
-    conforms("sweep-coarse-fine", 9);
+fn sweep_adaptive_conforms() {
+    conforms("sweep-adaptive", 9);
 }
 
 #[test]

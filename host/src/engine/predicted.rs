@@ -35,6 +35,14 @@ impl Cluster for PredictedCluster {
         self.other.gpus()
     }
 
+    fn gpus_per_node(&self) -> u32 {
+        self.other.gpus_per_node()
+    }
+
+    fn serves_both_roles(&self) -> bool {
+        self.other.serves_both_roles()
+    }
+
     fn expected_launch(&self, launch: &Launch) -> Duration {
         self.other.expected_launch(launch)
     }

@@ -1,14 +1,15 @@
 //! The seven phases; the only place that knows their order.
 //!
 //! ```text
-//!   1 prefill sweep ---> 2 decode sweep ---> 3 selection ---> 4 prefill interpolation ---> 5 decode interpolation
-//!     TTFT of each         ITL of each         one of            TTFT against ISL             ITL and throughput
-//!     candidate            candidate and       each role                                      against load and context
-//!                          concurrency                                                                |
-//!                                                      7 auto-apply <--- 6 plan and deployment <-----'
-//!                                                        check run         replicas, capacity, YAML
+//!   1 prefill sweep --.                      .-> 4 prefill interpolation --.
+//!     TTFT of each    |                      |     TTFT against ISL         |
+//!     candidate       +---> 3 selection -----+                              +--> 6 plan and deployment --> 7 auto-apply
+//!   2 decode sweep ---'      one of each     '-> 5 decode interpolation ----'      replicas, capacity,      check run
+//!     ITL of each            role                  ITL and throughput              YAML
+//!     candidate and load                           against load and context
 //! ```
 //!
+//! Phases 1 and 2 run at the same time where neither needs the other's answer ([`independent`]), and so do 4 and 5.
 //! Each phase writes its artifacts as soon as it ends. What it finds out is in the journal before that, point by point.
 
 pub mod artifacts;
@@ -34,6 +35,7 @@ use crate::engine::{ApplyError, CheckReport};
 use crate::plugin::PluginError;
 use crate::render::result::{self, Findings, Incomplete, ResultFile};
 use crate::run::{DirError, Event, JournalError, Phase, Recorder};
+use crate::scheduler::side_by_side::independent;
 use crate::scheduler::{Halt, Scheduler};
 use crate::spec::RunSpec;
 use artifacts::Artifacts;
@@ -159,26 +161,29 @@ fn finish(recorder: &Recorder, phase: Phase, summary: String) -> Result<(), Jour
 pub async fn measure(context: &mut Context<'_>) -> Result<Chosen, RunError> {
     let recorder = context.recorder;
 
-    start(recorder, Phase::PrefillSweep)?;
-    let summary = prefill_sweep::run(context).await?;
-    finish(recorder, Phase::PrefillSweep, summary)?;
-
-    start(recorder, Phase::DecodeSweep)?;
-    let summary = decode_sweep::run(context).await?;
-    finish(recorder, Phase::DecodeSweep, summary)?;
+    let sweeps = [prefill_sweep::GOAL, decode_sweep::GOAL];
+    // Where roles depend on each other, one after the other.
+    let at_once = if independent(&context.spec.job) { sweeps.len() } else { 1 };
+    for goals in sweeps.chunks(at_once) {
+        let finish = |context: &Context<'_>, phase, why: &str| match phase {
+            Phase::PrefillSweep => prefill_sweep::finish(context, why),
+            _ => decode_sweep::finish(context, why),
+        };
+        sweep::run(context, goals, &finish).await?;
+    }
 
     start(recorder, Phase::Selection)?;
     let (chosen, summary) = selection::run(context).await?;
     finish(recorder, Phase::Selection, summary)?;
 
-    start(recorder, Phase::PrefillInterpolation)?;
-    let summary = prefill_interpolation::run(context, &chosen).await?;
-    finish(recorder, Phase::PrefillInterpolation, summary)?;
-
-    start(recorder, Phase::DecodeInterpolation)?;
-    let summary = decode_interpolation::run(context, &chosen).await?;
-    finish(recorder, Phase::DecodeInterpolation, summary)?;
-
+    let curves =
+        [prefill_interpolation::goal(context.spec, &chosen), decode_interpolation::goal(context.spec, &chosen)];
+    let finish = |context: &Context<'_>, phase, why: &str| match phase {
+        Phase::PrefillInterpolation => prefill_interpolation::finish(context, &chosen, why),
+        _ => decode_interpolation::finish(context, &chosen, why),
+    };
+    sweep::run(context, &curves, &finish).await?;
+    context.scheduler.retain(&[]).await?;
     Ok(chosen)
 }
 

@@ -127,6 +127,18 @@ impl Cluster for SimulatedCluster {
         self.world.job.hardware.total_gpus
     }
 
+    fn gpus_per_node(&self) -> u32 {
+        self.world.job.hardware.gpus_per_node
+    }
+
+    fn serves_both_roles(&self) -> bool {
+        true
+    }
+
+    fn can_abandon_launches(&self) -> bool {
+        true
+    }
+
     fn expected_launch(&self, launch: &Launch) -> Duration {
         seconds(launch::expected_s(&self.world.job, &launch.candidate.mapping, &self.world.simulation))
     }

@@ -17,7 +17,7 @@ use crate::{fuzz, kubernetes, licences, say};
 /// The packages of the plugins that the program carries.
 const BUNDLED: &[&str] = &[
     "sla-profiler-plugin-sweep-grid",
-    "sla-profiler-plugin-sweep-coarse-fine",
+    "sla-profiler-plugin-sweep-adaptive",
     "sla-profiler-plugin-select-throughput",
     "sla-profiler-plugin-select-cost",
     "sla-profiler-plugin-planner-sla",
