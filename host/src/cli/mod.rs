@@ -9,6 +9,7 @@ pub mod kubernetes;
 pub mod plugin;
 pub mod profile;
 pub mod replay;
+pub mod report;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -63,6 +64,8 @@ enum Command {
     Replay(Box<replay::Args>),
     /// Say why a recorded run came out as it did, and which SLA would make another candidate win
     Explain(explain::Args),
+    /// Write a recorded run as one HTML file, for a colleague who was not there
+    Report(report::Args),
     /// Work off the DGDRs of a cluster that name our class, one Job each
     Controller(controller::Args),
     /// Look at the job that a DGDR and flags make, or at the schemas of files
@@ -122,6 +125,7 @@ fn run(command: Command, session: &Session) -> Result<u8, AppError> {
         Command::Profile(args) => args.run(session),
         Command::Replay(args) => args.run(session),
         Command::Explain(args) => args.run(session),
+        Command::Report(args) => args.run(session),
         Command::Controller(args) => args.run(session),
         Command::Config(command) => {
             let mut text = Vec::new();

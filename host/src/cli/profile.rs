@@ -426,6 +426,7 @@ impl Run<'_> {
             plugins: policies.identities(),
             plugin_choices: recorded_choices(&self.spec.plugins),
             simulation: (self.cluster.kind() == "simulated").then(|| self.spec.simulation.clone()),
+            deployment: Some(self.spec.deployment.clone()),
             spec_sha256: self.spec_sha256.clone(),
         })))?;
         if !past.is_empty() {
