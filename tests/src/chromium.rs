@@ -57,8 +57,7 @@ impl Page {
         let authority = address.strip_prefix("ws://").and_then(|rest| rest.split('/').next()).expect("ws://host:port/");
         let stream = TcpStream::connect(authority).await.expect("it listens");
         let (socket, _) = client_async(&address, stream).await.expect("it speaks WebSocket");
-        let mut page =
-            Self { browser, socket, session: String::new(), next: 0, said: Vec::new(), _profile: profile };
+        let mut page = Self { browser, socket, session: String::new(), next: 0, said: Vec::new(), _profile: profile };
         let target = page.call("Target.createTarget", json!({ "url": "about:blank" })).await["targetId"].clone();
         let attached = page.call("Target.attachToTarget", json!({ "targetId": target, "flatten": true })).await;
         page.session = attached["sessionId"].as_str().expect("a session").to_owned();
@@ -103,7 +102,8 @@ impl Page {
                     }
                     Some("Network.requestWillBeSent") => {
                         let url = message["params"]["request"]["url"].as_str().unwrap_or_default();
-                        self.said.extend((!url.starts_with("file:") && !url.starts_with("blob:")).then(|| url.to_owned()));
+                        self.said
+                            .extend((!url.starts_with("file:") && !url.starts_with("blob:")).then(|| url.to_owned()));
                     }
                     _ => {}
                 }

@@ -21,8 +21,10 @@ const SCHEMA_VERSION: u32 = 1;
 
 /// Write the report of a recorded run.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The file needs no server and loads nothing. A run that goes on, or was cut off, has a report too.\n\n\
-    Examples:\n  sla-profiler report out\n  sla-profiler report out --to /tmp/for-a-colleague.html")]
+#[command(
+    after_help = "The file needs no server and loads nothing. A run that goes on, or was cut off, has a report too.\n\n\
+    Examples:\n  sla-profiler report out\n  sla-profiler report out --to /tmp/for-a-colleague.html"
+)]
 pub struct Args {
     /// Directory of a run, as `profile --out` wrote it
     #[arg(value_name = "RUN")]
@@ -84,11 +86,7 @@ pub(super) fn of(recording: &Recording) -> Result<(String, usize), AppError> {
     Ok((html, judged.map_or(0, |(_, picks)| picks.answers.len())))
 }
 
-fn judged(
-    recording: &Recording,
-    host: &PluginHost,
-    notes: &mut Vec<String>,
-) -> Result<(Explanation, Picks), AppError> {
+fn judged(recording: &Recording, host: &PluginHost, notes: &mut Vec<String>) -> Result<(Explanation, Picks), AppError> {
     let policy = host.selection(&choice(recording, Kind::SelectionPolicy, None, &[])?)?;
     let planner = host.planner(&choice(recording, Kind::PlannerModel, None, &[])?)?;
     notes.extend(other_than_recorded(recording, policy.identity(), false));

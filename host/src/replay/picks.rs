@@ -229,9 +229,8 @@ fn latency_ms(role: Role, measurement: &Measurement) -> Option<f64> {
 fn axes(recording: &Recording, job: &Job, history: &History) -> Vec<Axis> {
     let measured = |role: Role| -> Vec<f64> {
         let of_role = |m: &&Measurement| recording.candidate(m.candidate).is_some_and(|c| c.role == role);
-        let at_lengths = |m: &&Measurement| {
-            m.isl == job.workload.isl && (role == Role::Prefill || m.osl == job.workload.osl)
-        };
+        let at_lengths =
+            |m: &&Measurement| m.isl == job.workload.isl && (role == Role::Prefill || m.osl == job.workload.osl);
         history.measurements.iter().filter(of_role).filter(at_lengths).filter_map(|m| latency_ms(role, m)).collect()
     };
     let (ttft, itl) = (measured(Role::Prefill), measured(Role::Decode));

@@ -32,7 +32,8 @@ impl Chromium {
     /// One that is here already: what the variable names, or a program on the path.
     pub fn here() -> Option<Self> {
         let named = env::var_os(CHROMIUM_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
-        let on_path = || ["chromium-headless-shell", "chromium"].into_iter().find(|name| on_path(name)).map(PathBuf::from);
+        let on_path =
+            || ["chromium-headless-shell", "chromium"].into_iter().find(|name| on_path(name)).map(PathBuf::from);
         named.or_else(on_path).map(|program| {
             // One that was unpacked by us has its libraries beside it.
             let libraries = program.ancestors().nth(3).map(libraries_below).unwrap_or_default();
@@ -106,7 +107,8 @@ mod tests {
 
     #[test]
     fn packages_are_read_from_what_apt_get_would_do() {
-        let said = "Inst xdg-utils (1.1.3-4.1 Debian:12 [all])\nInst libpulse0 (16.1 Debian [amd64]) []\nConf xdg-utils (1)\n";
+        let said =
+            "Inst xdg-utils (1.1.3-4.1 Debian:12 [all])\nInst libpulse0 (16.1 Debian [amd64]) []\nConf xdg-utils (1)\n";
         assert_eq!(installed_by(said), ["xdg-utils", "libpulse0"]);
     }
 

@@ -89,11 +89,15 @@ function cost(targets, along, unit) {
   chart(host, settings, (frame) => {
     const { svg, X, Y } = frame;
     targetLine(frame, own, `${name} ≤ ${plain(own ?? 0)} ms`);
+    if (unit === "gpus") limitLine(frame, DATA.tenancy.gpus, `${DATA.tenancy.gpus} GPUs may be used`);
     const steps = rows.flatMap((r, n) => (n ? [[X(r.ms), Y(price(rows[n - 1].answer))]] : []).concat([[X(r.ms), Y(price(r.answer))]]));
     svg.append(line(steps, { stroke: "var(--accent)", "stroke-width": 2 }));
     for (const { ms, answer } of rows) {
       const text = `${name} ≤ ${plain(ms)} ms\n${headline(answer)}\n${answer.gpus} GPUs, ${short(answer.capacity_requests_per_second)} requests/s\n${short((answer.gpus * 1000) / answer.capacity_requests_per_second / 3600)} GPU-hours for 1,000 requests`;
-      mark(frame, shape(0, X(ms), Y(price(answer)), 4, { fill: "var(--accent)" }), text);
+      const over = answer.gpus > DATA.tenancy.gpus;
+      const fill = over ? "var(--card)" : "var(--accent)";
+      const said = over ? `${text}\nmore than the ${DATA.tenancy.gpus} GPUs that may be used` : text;
+      mark(frame, shape(0, X(ms), Y(price(answer)), 4, { fill, stroke: "var(--accent)", "stroke-width": 1.5 }), said);
     }
   });
 }
@@ -163,7 +167,7 @@ function gpus() {
   const { tenures, phases, end_s: end, gpus: count } = DATA.tenancy;
   const rows = Math.max(count, ...tenures.flatMap((t) => t.lanes.map(([first, n]) => first + n)));
   const lane = Math.max(4, Math.min(24, 360 / rows));
-  const margin = { top: 34, bottom: 44, left: 62 };
+  const margin = { top: 34, bottom: 44, left: 72 };
   const settings = {
     height: Math.round(rows * lane) + margin.top + margin.bottom,
     margin,

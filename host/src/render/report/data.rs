@@ -52,20 +52,7 @@ struct Winner {
 /// Candidate, phase, tokens in, tokens out, requests at once as asked and as seen, TTFT, ITL (each as target statistic
 /// and the ends of the mean's interval), tokens/s/GPU, KV usage, samples, failed requests. A row without names: there
 /// may be thousands.
-type Point = (
-    CandidateId,
-    usize,
-    u32,
-    u32,
-    u32,
-    f64,
-    Option<[f64; 3]>,
-    Option<[f64; 3]>,
-    f64,
-    f64,
-    u32,
-    u32,
-);
+type Point = (CandidateId, usize, u32, u32, u32, f64, Option<[f64; 3]>, Option<[f64; 3]>, f64, f64, u32, u32);
 
 #[derive(Serialize)]
 struct Time<'a> {
@@ -104,11 +91,8 @@ pub(super) fn data<'a>(report: &Report<'a>) -> Data<'a> {
         Some(point(phase, role, m))
     };
     let Tenancy { gpus, end_s, tenures, phases, totals } = report.tenancy;
-    let named = |span: &crate::replay::PhaseSpan| NamedSpan {
-        title: span.phase.title(),
-        from_s: span.from_s,
-        to_s: span.to_s,
-    };
+    let named =
+        |span: &crate::replay::PhaseSpan| NamedSpan { title: span.phase.title(), from_s: span.from_s, to_s: span.to_s };
     Data {
         statistic: job.sla.statistic(),
         isl: job.workload.isl,

@@ -170,10 +170,7 @@ mod tests {
     fn no_text_ends_an_element_an_attribute_or_a_script() {
         let evil = "</script><img src=x onerror=\"alert(1)\">'&\u{1b}[31m";
         let text = Html::default().text(evil).0;
-        assert_eq!(
-            text,
-            "&lt;/script&gt;&lt;img src=x onerror=&quot;alert(1)&quot;&gt;&#39;&amp;\u{fffd}[31m"
-        );
+        assert_eq!(text, "&lt;/script&gt;&lt;img src=x onerror=&quot;alert(1)&quot;&gt;&#39;&amp;\u{fffd}[31m");
         let json = json_in_script(&[evil, "<!--\u{2028}"]).unwrap();
         assert!(!json.contains(['<', '>', '&', '\u{2028}']), "{json}");
         assert_eq!(serde_json::from_str::<Vec<String>>(&json).unwrap(), [evil, "<!--\u{2028}"]);
@@ -190,8 +187,11 @@ mod tests {
         let names = PAGE.split("{{").skip(1).filter_map(|rest| rest.split_once("}}")).map(|(name, _)| name);
         assert_eq!(names.count(), 24);
         for source in [&[PAGE, STYLE][..], &SCRIPTS].concat() {
-            for outside in ["http:", "https:", "//cdn", "url(", "@import", "fetch(", "XMLHttpRequest", "innerHTML", "eval("] {
-                let found = source.lines().find(|line| line.contains(outside) && !line.contains("http://www.w3.org/2000/svg"));
+            for outside in
+                ["http:", "https:", "//cdn", "url(", "@import", "fetch(", "XMLHttpRequest", "innerHTML", "eval("]
+            {
+                let found =
+                    source.lines().find(|line| line.contains(outside) && !line.contains("http://www.w3.org/2000/svg"));
                 assert_eq!(found, None, "{outside}");
             }
         }

@@ -67,7 +67,9 @@ function showPick(targets) {
   const same = headline(answer) === headline(DATA.picks.ownAnswer ?? answer);
   const rows = [
     ["Meets the SLA", answer.meets_sla ? "yes" : "no: this is the least bad answer", answer.meets_sla ? "ok" : "no"],
-    ["GPUs", `${answer.gpus} of ${DATA.tenancy.gpus}`],
+    answer.gpus > DATA.tenancy.gpus
+      ? ["GPUs", `${answer.gpus}, more than the ${DATA.tenancy.gpus} that may be used`, "no"]
+      : ["GPUs", `${answer.gpus} of ${DATA.tenancy.gpus}`],
     ["Serves", `${short(answer.capacity_requests_per_second)} requests/s${answer.meets_demand ? "" : ", less than is asked for"}`],
     ["Expects", `TTFT ${short(answer.expected_ttft_ms)} ms, ITL ${short(answer.expected_itl_ms)} ms (${DATA.statistic})`],
     ["Prefill", `${answer.prefill.mapping}, ${answer.prefill.concurrency} at once: ${answer.prefill.reason}`],

@@ -95,7 +95,7 @@ function shape(n, x, y, r, attributes) {
 function chart(host, { height = 340, label, x, y, margin }, draw) {
   const render = () => {
     const width = Math.max(280, host.clientWidth);
-    const m = { top: 12, right: 18, bottom: 44, left: 62, ...margin };
+    const m = { top: 12, right: 18, bottom: 44, left: 72, ...margin };
     const svg = node("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "group", "aria-labelledby": label });
     const X = scale(x, m.left, width - m.right);
     const Y = scale(y, height - m.bottom, m.top);
@@ -110,7 +110,7 @@ function chart(host, { height = 340, label, x, y, margin }, draw) {
     }
     svg.append(node("line", { class: "axis", x1: m.left, x2: width - m.right, y1: height - m.bottom, y2: height - m.bottom }));
     svg.append(node("text", { class: "strong", x: (m.left + width - m.right) / 2, y: height - 6, "text-anchor": "middle" }, x.label));
-    svg.append(node("text", { class: "strong", "text-anchor": "middle", transform: `translate(13 ${(height - m.bottom + m.top) / 2}) rotate(-90)` }, y.label));
+    svg.append(node("text", { class: "strong", "text-anchor": "middle", transform: `translate(11 ${(height - m.bottom + m.top) / 2}) rotate(-90)` }, y.label));
     draw(frame);
     host.querySelectorAll("svg.plot, .tip").forEach((old) => old.remove());
     svg.classList.add("plot");
@@ -195,6 +195,14 @@ function targetLine(frame, ms, text) {
   svg.append(node("line", { class: "target", x1: at, x2: at, y1: m.top, y2: height - m.bottom }));
   const right = at > width * 0.7;
   svg.append(node("text", { class: "target", x: at + (right ? -6 : 6), y: m.top + 11, "text-anchor": right ? "end" : "start" }, text));
+}
+
+// A level line, likewise.
+function limitLine(frame, value, text) {
+  if (!frame.Y.holds(value)) return;
+  const { svg, Y, m, width } = frame;
+  svg.append(node("line", { class: "target", x1: m.left, x2: width - m.right, y1: Y(value), y2: Y(value) }));
+  svg.append(node("text", { class: "target", x: width - m.right, y: Y(value) - 5, "text-anchor": "end" }, text));
 }
 
 function legend(host, entries) {

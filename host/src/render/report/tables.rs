@@ -99,7 +99,8 @@ fn half_interval(report: &Report<'_>, role: Role, row: &Row) -> Option<f64> {
 fn candidate(report: &Report<'_>, html: Html, of: &RoleReport, row: &Row) -> Html {
     let number = |value: Option<f64>, show: fn(f64) -> String| value.map_or_else(|| "–".to_owned(), show);
     let html = html.raw(if row.status == Status::Selected { "<tr class=\"selected\"" } else { "<tr" });
-    let html = html.raw(&format!(" data-id=\"{}\" data-role=\"{}\" data-gpus=\"{}\"", row.candidate, of.role, row.gpus));
+    let html =
+        html.raw(&format!(" data-id=\"{}\" data-role=\"{}\" data-gpus=\"{}\"", row.candidate, of.role, row.gpus));
     let html = html.raw(" data-verdict=\"").text(verdict(row.status)).raw("\">");
     let html = html.element("th scope=\"row\"", &format!("{} {}", of.role, row.mapping));
     let html = cell(html, Some(row.gpus.into()), &row.gpus.to_string());
@@ -119,7 +120,7 @@ fn candidate(report: &Report<'_>, html: Html, of: &RoleReport, row: &Row) -> Htm
         (_, []) => "none".to_owned(),
         (_, ranges) => format!("{} {}", of.scanned.to_uppercase(), ranges.join(", ")),
     };
-    let html = html.element("td", &wins);
+    let html = html.element("td class=\"wins\"", &wins);
     let html = cell(html, Some(row.points as f64), &row.points.to_string());
     html.element("td class=\"why\"", &row.reason).raw("</tr>\n")
 }
@@ -141,7 +142,9 @@ pub(super) fn front(report: &Report<'_>) -> Html {
         }
         html = html.raw("</tbody></table></details>\n");
         let text = match (role.feasible, role.nearest_achievable_ms) {
-            (true, Some(ms)) => format!("The tightest {target} that a measured {} point meets is {} ms.", role.role, plain(ms)),
+            (true, Some(ms)) => {
+                format!("The tightest {target} that a measured {} point meets is {} ms.", role.role, plain(ms))
+            }
             (false, Some(ms)) => format!(
                 "No {} candidate meets the SLA. The nearest achievable target is {target} {} ms.",
                 role.role,
@@ -172,7 +175,8 @@ pub(super) fn failures(report: &Report<'_>) -> Html {
     let mut html = Html::default();
     for record in report.recording.records() {
         let Event::Failed { phase, failure } = &record.event else { continue };
-        let name = report.recording.candidate(failure.candidate).map(crate::domain::Candidate::name).unwrap_or_default();
+        let name =
+            report.recording.candidate(failure.candidate).map(crate::domain::Candidate::name).unwrap_or_default();
         html = html.raw("<tr>").element("td class=\"n\"", &clock(record.at_s)).element("td", phase.title());
         html = html.element("th scope=\"row\"", &name).element("td", &failure.class.to_string());
         html = html.element("td class=\"why\"", &failure.reason).raw("</tr>\n");
@@ -180,7 +184,8 @@ pub(super) fn failures(report: &Report<'_>) -> Html {
     if html.is_empty() {
         return html;
     }
-    let top = Html::default().raw("<h3>Failures</h3>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Failures\"><table>");
+    let top = Html::default()
+        .raw("<h3>Failures</h3>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Failures\"><table>");
     let columns = [("at", true), ("phase", false), ("candidate", false), ("class", false), ("reason", false)];
     head(top, &columns).raw(&html.0).raw("</tbody></table></div>\n")
 }

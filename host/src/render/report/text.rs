@@ -108,7 +108,7 @@ pub(super) fn figures(report: &Report<'_>) -> Html {
         list = figure(list, "ITL expected", &format!("{} ms", short(itl)), &within(job.sla.itl_ms, itl));
     }
     if let Some(check) = check(report) {
-        let value = if check.meets_sla { "the plan holds" } else { "missed" };
+        let value = if check.meets_sla { "holds" } else { "missed" };
         let small = format!(
             "at {} requests/s: TTFT {} ms, ITL {} ms",
             short(check.load.requests_per_second),
@@ -180,7 +180,9 @@ pub(super) fn picker(report: &Report<'_>) -> Html {
          of the tighter one is shown, which keeps the looser target too. For targets in between, another policy, another \
          rate or another GPU budget: "
     ));
-    html = html.element("code", "sla-profiler replay RUN --ttft MS --itl MS --selection PLUGIN --request-rate R").raw(".</p>\n");
+    html = html
+        .element("code", "sla-profiler replay RUN --ttft MS --itl MS --selection PLUGIN --request-rate R")
+        .raw(".</p>\n");
     if !picks.same_as_recorded {
         html = html.element(
             "p class=\"no\"",
@@ -216,7 +218,8 @@ pub(super) fn provenance(report: &Report<'_>) -> Html {
     list = entry(list, "Digest of what was asked for", &started.spec_sha256);
     list = entry(list, "Resumed", &format!("{resumed} times"));
     list = entry(list, "Journal", &format!("{} records", grouped(report.recording.records().len() as f64, 0)));
-    list = list.raw("</dl>\n<h3>Plugins</h3>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Plugins\">");
+    list = list
+        .raw("</dl>\n<h3>Plugins</h3>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Plugins\">");
     list = list.raw("<table><thead><tr>");
     for head in ["decides", "plugin", "version", "from", "SHA-256", "settings"] {
         list = list.element("th scope=\"col\"", head);
@@ -240,12 +243,16 @@ pub(super) fn provenance(report: &Report<'_>) -> Html {
     list = list.raw("</tbody></table></div>\n");
     let pretty = |value: serde_json::Result<String>| value.unwrap_or_else(|error| error.to_string());
     let block = |list: Html, id: &str, title: &str, text: &str| {
-        let list = list.raw("<details><summary>").text(title).raw("</summary><pre tabindex=\"0\" role=\"region\" aria-label=\"");
+        let list = list
+            .raw("<details><summary>")
+            .text(title)
+            .raw("</summary><pre tabindex=\"0\" role=\"region\" aria-label=\"");
         list.text(title).raw("\" id=\"").raw(id).raw("\">").text(text).raw("</pre></details>\n")
     };
     list = block(list, "job-json", "The job, as policies saw it", &pretty(serde_json::to_string_pretty(&started.job)));
     if let Some(simulation) = &started.simulation {
-        list = block(list, "simulation-json", "The simulated cluster", &pretty(serde_json::to_string_pretty(simulation)));
+        list =
+            block(list, "simulation-json", "The simulated cluster", &pretty(serde_json::to_string_pretty(simulation)));
     }
     list.raw("</div>")
 }
