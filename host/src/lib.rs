@@ -20,3 +20,4 @@ pub mod replay;
 pub mod run;
 pub mod scheduler;
 pub mod spec;
+pub mod telemetry;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests: a failure is the message")]
 
+pub mod chromium;
 pub mod fixtures;
 pub mod guests;
 pub mod kubernetes;

@@ -1,8 +1,10 @@
 //! The command line: one file per subcommand.
 
 pub mod cluster;
+pub mod completions;
 pub mod config;
 pub mod controller;
+pub mod doctor;
 pub mod drop_in;
 pub mod explain;
 pub mod kubernetes;
@@ -10,6 +12,8 @@ pub mod plan;
 pub mod plugin;
 pub mod profile;
 pub mod replay;
+pub mod report;
+pub mod watch;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -66,6 +70,8 @@ enum Command {
     Replay(Box<replay::Args>),
     /// Say why a recorded run came out as it did, and which SLA would make another candidate win
     Explain(explain::Args),
+    /// Write a recorded run as one HTML file, for a colleague who was not there
+    Report(report::Args),
     /// Work off the DGDRs of a cluster that name our class, one Job each
     Controller(controller::Args),
     /// Look at the job that a DGDR and flags make, or at the schemas of files
@@ -74,6 +80,12 @@ enum Command {
     /// Make, check and keep plugins
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
+    /// See whether this machine and its cluster have what a run needs
+    Doctor(doctor::Args),
+    /// Print completions for a shell
+    Completions(completions::CompletionArgs),
+    /// Write the manual pages
+    Man(completions::ManArgs),
 }
 
 /// What subcommands work with.
@@ -126,7 +138,11 @@ fn run(command: Command, session: &Session) -> Result<u8, AppError> {
         Command::Plan(args) => args.run(session),
         Command::Replay(args) => args.run(session),
         Command::Explain(args) => args.run(session),
+        Command::Report(args) => args.run(session),
         Command::Controller(args) => args.run(session),
+        Command::Doctor(args) => args.run(session),
+        Command::Completions(args) => args.run(session),
+        Command::Man(args) => args.run(session),
         Command::Config(command) => {
             let mut text = Vec::new();
             command.run(&mut text, printer.is_json())?;

@@ -13,6 +13,7 @@ use super::cluster::{ClusterArgs, ClusterKind};
 use super::config::InputArgs;
 use super::drop_in;
 use super::kubernetes::Connection;
+use super::watch::{WatchArgs, Watching};
 use crate::domain::search_space::{self, Cause, SearchSpace};
 use crate::domain::{Candidate, Choice, Role};
 use crate::engine::Cluster;
@@ -31,6 +32,7 @@ use crate::plugin::api::Kind;
 use crate::plugin::{HostOptions, PluginError, PluginHost, default_choice};
 use crate::render::result::ResultFile;
 use crate::run::event::{JOURNAL_FORMAT, RecordedChoice, RunStarted};
+use crate::run::forecast::Forecast;
 use crate::run::status::{self, StatusWriter};
 use crate::run::timeline::{LOG, Timeline};
 use crate::run::{Durability, Event, Existing, Journal, JournalError, Observer, Record, Recorder, RunDir, journal};
@@ -57,6 +59,8 @@ pub struct Args {
     dry_run: bool,
     #[command(flatten)]
     cluster: ClusterArgs,
+    #[command(flatten)]
+    watch: WatchArgs,
     #[command(flatten)]
     flags: Flags,
     /// JSON whatever the printer says.
@@ -138,6 +142,7 @@ impl Args {
             false if real.is_some() => Some(self.cluster.equipment(&spec)?),
             _ => None,
         };
+        let watching = if self.dry_run { Watching::default() } else { self.watch.start(printer)? };
         let run_dir = if self.dry_run {
             None
         } else {
@@ -199,7 +204,7 @@ impl Args {
             stop,
             connection: connection.as_ref(),
         };
-        let outcome = runtime.block_on(run.go(&mut policies, prediction.as_ref(), journal, past, only_role));
+        let outcome = runtime.block_on(run.go(&mut policies, prediction.as_ref(), journal, past, only_role, watching));
         // Whatever still waits for a process of an engine is not waited for.
         runtime.shutdown_timeout(Duration::from_secs(1));
         if let Err(error) = &outcome {
@@ -338,7 +343,7 @@ pub(super) fn simulated_runtime() -> Result<tokio::runtime::Runtime, AppError> {
 }
 
 /// A runtime on the clock on the wall.
-fn real_runtime() -> Result<tokio::runtime::Runtime, AppError> {
+pub(super) fn real_runtime() -> Result<tokio::runtime::Runtime, AppError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -381,13 +386,17 @@ impl Run<'_> {
         journal: Journal,
         past: Vec<Record>,
         only_role: Option<Role>,
+        watching: Watching,
     ) -> Result<Done, RunError> {
+        let forecast = prediction.map(Prediction::forecast).unwrap_or_default();
+        let mut others: Vec<Box<dyn Observer>> = watching.observers(forecast).collect();
         let request = self.connection.and_then(|connection| Some((connection, connection.dgdr.clone()?)));
         let Some((connection, dgdr)) = request else {
-            return self.phases(policies, prediction, journal, past, only_role, None).await;
+            return self.phases(policies, forecast, journal, past, only_role, others).await;
         };
-        let (observer, task) = kubernetes::status::follow(connection.kube.clone(), dgdr);
-        let done = self.phases(policies, prediction, journal, past, only_role, Some(Box::new(observer))).await;
+        let (observer, task) = kubernetes::status::follow(connection.kube.clone(), dgdr, forecast);
+        others.push(Box::new(observer));
+        let done = self.phases(policies, forecast, journal, past, only_role, others).await;
         let outcome = match &done {
             Ok(Done { found: Found::All(outcome, _), .. }) => Ok(outcome.as_ref()),
             Err(error) => Err(error),
@@ -407,21 +416,20 @@ impl Run<'_> {
     async fn phases(
         &self,
         policies: &mut Policies,
-        prediction: Option<&Prediction>,
+        forecast: Forecast,
         journal: Journal,
         past: Vec<Record>,
         only_role: Option<Role>,
-        observer: Option<Box<dyn Observer>>,
+        others: Vec<Box<dyn Observer>>,
     ) -> Result<Done, RunError> {
         let log = Arc::new(Mutex::new(self.dir.append(LOG)?));
         self.session.log_file.attach(Arc::clone(&log));
         let candidates: Vec<Candidate> = self.space.candidates.clone();
-        let forecast = prediction.map(Prediction::forecast).unwrap_or_default();
         let mut observers: Vec<Box<dyn Observer>> =
             vec![Box::new(Timeline::new(log)), Box::new(StatusWriter::new(self.dir.clone(), forecast))];
-        observers.extend(observer);
         let budget = Budget::new(&self.spec.budget, &candidates, journal::gpu_seconds(&past));
         observers.push(Box::new(budget.clone()));
+        observers.extend(others);
         if !self.session.printer.is_quiet() {
             observers.push(Box::new(Progress::new(
                 self.session.terminal.clone(),
@@ -442,6 +450,7 @@ impl Run<'_> {
             plugins: policies.identities(),
             plugin_choices: recorded_choices(&self.spec.plugins),
             simulation: (self.cluster.kind() == "simulated").then(|| self.spec.simulation.clone()),
+            deployment: Some(self.spec.deployment.clone()),
             spec_sha256: self.spec_sha256.clone(),
         })))?;
         if !past.is_empty() {

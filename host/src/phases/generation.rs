@@ -3,7 +3,7 @@
 use super::{Context, RunError};
 use crate::dgd::{self, DecodeTable, Generated, PrefillTable, ProfileData};
 use crate::domain::Chosen;
-use crate::domain::{Candidate, Plan, Role};
+use crate::domain::{Plan, Role};
 use crate::plugin::api::PlannedEngine;
 use crate::run::{Decision, Event, Phase};
 
@@ -68,21 +68,13 @@ fn decided(
     };
     profile.shortcomings().iter().for_each(|shortcoming| tracing::warn!("{shortcoming}"));
     let files = dgd::generate_files(&dgd::Request {
-        spec: context.spec,
+        spec: context.spec.into(),
         prefill: prefill.candidate.mapping,
         decode: decode.candidate.mapping,
         plan: &plan,
         profile: Some(&profile),
     })?;
-    let name = |candidate: &Candidate| candidate.mapping.label();
-    let summary = format!(
-        "{} x {} prefill + {} x {} decode, {:.2} requests/s",
-        plan.prefill_replicas,
-        name(prefill.candidate),
-        plan.decode_replicas,
-        name(decode.candidate),
-        plan.capacity_requests_per_second
-    );
+    let summary = dgd::summary(prefill.candidate.mapping, decode.candidate.mapping, &plan);
     if let Some(artifacts) = context.artifacts {
         artifacts.deployment(context, &files, chosen.feasible() && plan.meets_sla, &summary)?;
     }

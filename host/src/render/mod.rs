@@ -6,5 +6,6 @@ pub mod csv_table;
 pub mod npz;
 pub mod number;
 pub mod plots;
+pub mod report;
 pub mod result;
 pub mod table;

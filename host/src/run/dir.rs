@@ -97,6 +97,7 @@ const OURS: &[&str] = &[
     "config_with_planner.yaml",
     "mocker_config_with_planner.yaml",
     "final_config.yaml",
+    "report.html",
     "selected_prefill_interpolation",
     "selected_decode_interpolation",
     "deployment",
@@ -119,6 +120,19 @@ fn is_locked(dir: &Dir) -> io::Result<bool> {
         Err(std::fs::TryLockError::WouldBlock) => Ok(true),
         Err(std::fs::TryLockError::Error(error)) => Err(error),
     }
+}
+
+/// Writes a file that the user named, whole or not at all.
+///
+/// # Errors
+/// If its folder is not there or does not take it.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), DirError> {
+    let failed = |source| DirError::File { action: "write", path: path.to_owned(), source };
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or_else(|| failed(io::Error::new(io::ErrorKind::InvalidInput, "not the name of a file")))?;
+    let dir = Dir::open_ambient_dir(folder, ambient_authority()).map_err(failed)?;
+    RunDir { dir: Arc::new(dir), path: folder.to_owned() }.write(name, bytes)
 }
 
 impl RunDir {

@@ -8,7 +8,7 @@ use crate::domain::search_space::Rejected;
 use crate::domain::{Candidate, CandidateId, EngineFacts, Failure, Goal, Job, Measurement, Plan, Selection, Step};
 use crate::engine::CheckReport;
 use crate::plugin::api::{CallCost, Identity, Kind};
-use crate::spec::SimulationSpec;
+use crate::spec::{DeploymentSpec, SimulationSpec};
 
 /// Format of the journal; raised when a reader of the old one would misread the new one.
 pub const JOURNAL_FORMAT: u32 = 1;
@@ -234,6 +234,9 @@ pub struct RunStarted {
     /// How the simulated cluster was made up; absent where engines were real.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub simulation: Option<SimulationSpec>,
+    /// What the deployment looks like; absent in journals of older programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<DeploymentSpec>,
     /// SHA-256 of everything that was asked for, in hex; resume refuses another one.
     pub spec_sha256: String,
 }

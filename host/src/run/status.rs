@@ -112,6 +112,17 @@ pub fn message(event: &Event, candidates: &[Candidate]) -> Option<String> {
     }
 }
 
+/// `42 %, about 3 min to go`; empty before there is something to go by.
+pub fn progress(standing: Standing) -> String {
+    let Some(eta_s) = standing.eta_s else { return String::new() };
+    let left = match eta_s.ceil() as u64 {
+        s if s < 100 => format!("{s} s"),
+        s if s < 100 * 60 => format!("{} min", s.div_ceil(60)),
+        s => format!("{:.1} h", s as f64 / 3600.0),
+    };
+    format!("{:.0} %, about {left} to go", (standing.fraction * 100.0).floor())
+}
+
 impl Observer for StatusWriter {
     fn on(&mut self, record: &Record, _history: &History) {
         let standing = self.tracker.on(record);

@@ -60,6 +60,21 @@ impl BudgetSpec {
     }
 }
 
+/// What a deployment is written from; the journal keeps both, so that others can be written from a recorded run.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The question.
+    pub job: &'a Job,
+    /// The user's wishes.
+    pub deployment: &'a DeploymentSpec,
+}
+
+impl<'a> From<&'a RunSpec> for Wanted<'a> {
+    fn from(spec: &'a RunSpec) -> Self {
+        Self { job: &spec.job, deployment: &spec.deployment }
+    }
+}
+
 /// Range of input lengths in tokens, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct CurveRange {
@@ -157,7 +172,7 @@ pub enum DgdApi {
 }
 
 /// What the generated deployment looks like, apart from what was measured.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct DeploymentSpec {
     /// Name of the DGDR, or of the file it came from; the DGD is called `<name>-dgd` unless overridden.
     pub dgdr_name: String,
@@ -211,7 +226,7 @@ pub struct Discovered {
 }
 
 /// PVC with the weights.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ModelCache {
     /// Name of the PVC.
     pub pvc_name: String,

@@ -37,6 +37,7 @@ Environment:
   SLA_PROFILER_WASM_TOOLCHAIN  installed, rustup or debian: use this Wasm toolchain or fail
   SLA_PROFILER_PYTHON          a Python with the packages of tests/requirements.txt, instead of one made here
   KUBEBUILDER_ASSETS           a folder with etcd, kube-apiserver and the others, instead of building them
+  SLA_PROFILER_CHROMIUM        a headless Chromium, instead of Debian's unpacked here
   SLA_PROFILER_INTEROP_PYTHON  a Python with the packages of tests/interop/requirements.txt, likewise
   CI                           when set, Cargo.lock must be current and nothing is compiled incrementally
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use sla_profiler_plugin_build::chromium::{self, CHROMIUM_VARIABLE};
 use sla_profiler_plugin_build::component::{self, Component, Request};
 use sla_profiler_plugin_build::project::{Place, Project};
 use sla_profiler_plugin_build::python::{self, INTEROP_VARIABLE, Listed, PYTHON_VARIABLE};
@@ -213,12 +214,16 @@ fn test(workspace: &Workspace, flags: &[String]) -> Result<(), Stop> {
     steps.command("lints", &mut lints)?;
     check_licences(workspace, &steps)?;
     let python = numpy(workspace, &steps)?;
+    let chromium = steps.run("chromium", "a headless Chromium for the tests of the report", || {
+        chromium::chromium(&workspace.target, &|line| steps.say(line))
+    })?;
     let assets = if with_kubernetes { kubernetes_assets(workspace, &steps)? } else { None };
     let nvidia = interop.then(|| nvidia(workspace, &steps)).transpose()?;
     // Which tests call, and `cargo test` does not build for tests of another package.
     build_program(workspace, &steps, "sla-profiler")?;
     let mut tests = locked(workspace.cargo(), "test");
     tests.args(["--workspace", "--no-fail-fast"]).env(PYTHON_VARIABLE, python);
+    tests.env(CHROMIUM_VARIABLE, chromium.program);
     if let Some(assets) = assets {
         tests.env(kubernetes::ASSETS_VARIABLE, assets);
     }
