@@ -174,6 +174,7 @@ mod on_a_cluster {
                 dir: Some(RunDir::open(dir.path(), Existing::Refuse).unwrap()),
                 endpoint: Served::new("", "Qwen/Qwen3-0.6B"),
                 estimate: Arc::new(SimulatedCluster::new(&spec.job, &spec.simulation)),
+                client_pods: None,
             };
             let cluster = KubernetesCluster::new(spec.clone(), bench, options);
             Self { namespace, proxy, _operator: operator, spec, cluster, owner, stop, finds, dir }

@@ -4,14 +4,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::dgd;
-use crate::engine::kubernetes::{Deadlines, Reach};
+use super::cluster::builtin_options;
+use crate::engine::kubernetes::{ClientPods, Deadlines, Reach};
 use crate::kubernetes::dgdr::Dgdr;
 use crate::kubernetes::status::{Report, Stage};
 use crate::kubernetes::{Access, ClusterError, Kube, Owner};
 use crate::output::error::AppError;
 use crate::phases::{Outcome, RunError, generation};
 use crate::run::RunDir;
-use crate::spec::{self, DgdApi, Discovered, Flags, RunSpec, Source};
+use crate::spec::{self, DgdApi, Discovered, Flags, LoadClients, RunSpec, Source};
 
 /// Which cluster, which request, and how to reach engines.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -167,6 +168,26 @@ impl Connection {
             );
         }
         reach
+    }
+
+    /// Pods that send requests, where more than this process is to.
+    ///
+    /// # Errors
+    /// If nobody knows the image of this program.
+    pub async fn client_pods(&self, spec: &RunSpec) -> Result<Option<ClientPods>, AppError> {
+        let clients = spec.engines.load_clients.unwrap_or(LoadClients::Exactly(1));
+        if clients == LoadClients::Exactly(1) {
+            return Ok(None);
+        }
+        let like = self.kube.own_pod().await?;
+        let named = std::env::var("SLA_PROFILER_IMAGE").ok().filter(|image| !image.is_empty());
+        let own = || like.as_ref().and_then(|pod| pod.containers.first()?.image.clone());
+        let image = spec.engines.load_image.clone().or(named).or_else(own).ok_or_else(|| AppError::Usage {
+            message: "--load-clients: nobody knows the image of this program".to_owned(),
+            hint: Some("--load-image names it; in a pod of the cluster it is that pod's".to_owned()),
+        })?;
+        let options = builtin_options(spec, &crate::http::Options::default());
+        Ok(Some(ClientPods { clients, image: Some(image), like, options }))
     }
 
     /// The last word on the request: its output, then its status.

@@ -870,6 +870,8 @@ impl Resolver<'_> {
         }
         over!(
             load,
+            load_clients,
+            load_image,
             tokenizer,
             served_name,
             api_key_file,

@@ -77,6 +77,15 @@ pub fn frontend_port(dgd: &Value) -> u16 {
     named.unwrap_or(FRONTEND_PORT)
 }
 
+/// Where pods of the cluster reach the frontend.
+pub fn from_inside(kube: &Kube, reach: &Reach, dgd: &str, port: u16) -> String {
+    let service = frontend_service(dgd);
+    match reach {
+        Reach::Service | Reach::PortForward => format!("http://{service}.{}.svc:{port}", kube.namespace),
+        Reach::Url(url) => url.replace("{namespace}", &kube.namespace).replace("{service}", &service),
+    }
+}
+
 /// Opens the way.
 ///
 /// # Errors
@@ -88,12 +97,10 @@ pub async fn open(
     port: u16,
     view: &watch::Receiver<View>,
 ) -> Result<Way, std::io::Error> {
-    let service = frontend_service(dgd);
     let workers: Vec<PodView> = view.borrow().pods.values().filter(|pod| !pod.is_frontend()).cloned().collect();
     let mut forwards = Vec::new();
     let url = match reach {
-        Reach::Service => format!("http://{service}.{}.svc:{port}", kube.namespace),
-        Reach::Url(url) => url.replace("{namespace}", &kube.namespace).replace("{service}", &service),
+        Reach::Service | Reach::Url(_) => from_inside(kube, reach, dgd, port),
         Reach::PortForward => {
             let forward = Forward::open(kube, Target::Frontend(view.clone()), port).await?;
             let url = forward.url();
