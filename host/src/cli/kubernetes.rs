@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::dgd;
 use super::cluster::builtin_options;
 use crate::engine::kubernetes::{ClientPods, Deadlines, Reach};
+use crate::kubernetes::deployments::deployment_info;
 use crate::kubernetes::dgdr::Dgdr;
 use crate::kubernetes::status::{Report, Stage};
 use crate::kubernetes::{Access, ClusterError, Kube, Owner};
@@ -199,7 +200,15 @@ impl Connection {
         owner: &Owner,
         auto_apply: bool,
     ) -> Report {
-        let report = last_word(outcome, phase, dir, &self.kube.namespace, auto_apply);
+        let mut report = last_word(outcome, phase, dir, &self.kube.namespace, auto_apply);
+        if report.stage == Stage::Deployed
+            && let Some(name) = report.selected.as_ref().and_then(|dgd| dgd.pointer("/metadata/name")?.as_str())
+        {
+            let reading = tokio::time::timeout(LAST_WORD, self.kube.dgd(name, self.api));
+            if let Ok(Ok(dgd)) = reading.await {
+                report.deployment_info = Some(deployment_info(dgd.as_ref()));
+            }
+        }
         let files = output_files(dir, &report);
         let writing = tokio::time::timeout(LAST_WORD, self.kube.write_output(owner, &files));
         match writing.await {
@@ -271,6 +280,7 @@ fn last_word(
                 selected: if applying { selected(dir) } else { None },
                 succeeded: Some(false),
                 deployment_ready: applying.then_some(false),
+                deployment_info: None,
             };
         }
     };
@@ -283,6 +293,7 @@ fn last_word(
         selected: selected(dir),
         succeeded: Some(succeeded),
         deployment_ready: (stage == Stage::Deployed).then_some(true),
+        deployment_info: None,
     };
     match (&outcome.check, &outcome.not_applied) {
         (Some(check), _) if check.meets_sla => done(

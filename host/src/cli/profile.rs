@@ -93,6 +93,7 @@ impl Args {
         let printer = &session.printer;
         let drop_in = self.in_the_place_of_dynamos();
         self.cluster.check()?;
+        self.flags.one_role = self.cluster.only_role().is_some();
         let real = self.cluster.is_real().then(real_runtime).transpose()?;
         if let (Some(runtime), Some(_), None) = (&real, &self.cluster.url, &self.flags.model)
             && self.input.is_empty()

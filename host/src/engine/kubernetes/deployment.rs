@@ -118,7 +118,7 @@ impl KubernetesCluster {
                 ready.map_err(|not_ready| ApplyError::NotReady(not_ready.reason))?;
             }
         }
-        let way = reach::open(kube, reach, &name, reach::frontend_port(&dgd), &watching.subscribe())
+        let way = reach::open(kube, reach, &dgd, &watching.subscribe())
             .await
             .map_err(|error| ApplyError::NotReady(format!("no local port for port-forward: {error}")))?;
         let (keeper, liveness) = Liveness::new();

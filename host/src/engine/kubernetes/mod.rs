@@ -204,7 +204,7 @@ impl KubernetesCluster {
         let seen = |view: &watching::View| view.pods.values().any(|pod| !pod.is_frontend());
         let _ = tokio::time::timeout(PODS_ARE_SEEN, watching.subscribe().wait_for(seen)).await;
         let port = reach::frontend_port(&dgd);
-        let way = reach::open(kube, reach, &name, port, &watching.subscribe())
+        let way = reach::open(kube, reach, &dgd, &watching.subscribe())
             .await
             .map_err(|error| failure(FailureClass::Other, format!("no local port for port-forward: {error}")))?;
         let (keeper, liveness) = Liveness::new();

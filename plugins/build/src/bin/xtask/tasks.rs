@@ -57,6 +57,12 @@ pub fn find(name: &str, rest: &[String]) -> Result<Task, Stop> {
             None => return Ok(|workspace, _| bench_load(workspace)),
             Some(extra) => return Err(Stop::Usage(format!("`bench load` takes no argument, and `{extra}` was given"))),
         },
+        "bench" if rest.first().is_some_and(|what| what == BENCH_KUBERNETES) => match rest.get(1) {
+            None => return Ok(|workspace, _| bench_kubernetes(workspace)),
+            Some(extra) => {
+                return Err(Stop::Usage(format!("`bench kubernetes` takes no argument, and `{extra}` was given")));
+            }
+        },
         "bench" => |workspace, _| bench(workspace),
         "toolchain" => |workspace, _| get_toolchain(workspace, &Steps::start()).map(drop),
         "licences" => |workspace, _| check_licences(workspace, &Steps::start()),
@@ -279,6 +285,22 @@ fn bench_load(workspace: &Workspace) -> Result<(), Stop> {
     steps.command("bench load", &mut workspace.program("bench_load"))
 }
 
+/// The argument of `bench` that asks for the report on a Kubernetes cluster.
+const BENCH_KUBERNETES: &str = "kubernetes";
+
+fn bench_kubernetes(workspace: &Workspace) -> Result<(), Stop> {
+    let steps = Steps::start();
+    let assets = kubernetes_assets(workspace, &steps)?;
+    plugins(workspace, &steps)?;
+    build_program(workspace, &steps, "sla-profiler")?;
+    build_program(workspace, &steps, "bench_kubernetes")?;
+    let mut bench = workspace.program("bench_kubernetes");
+    if let Some(assets) = assets {
+        bench.env(kubernetes::ASSETS_VARIABLE, assets);
+    }
+    steps.command("bench kubernetes", &mut bench)
+}
+
 fn bench(workspace: &Workspace) -> Result<(), Stop> {
     let steps = Steps::start();
     plugins(workspace, &steps)?;
@@ -378,6 +400,8 @@ mod tests {
     #[test]
     fn bench_has_a_report_of_its_own_for_the_load_generator() {
         assert_eq!(usage("bench", &["load"]), None);
+        assert_eq!(usage("bench", &["kubernetes"]), None);
+        assert!(usage("bench", &["kubernetes", "fast"]).unwrap().contains("`fast`"));
         assert!(usage("bench", &["load", "fast"]).unwrap().contains("`fast`"));
         assert!(usage("bench", &["lode"]).unwrap().contains("`lode`"));
     }
