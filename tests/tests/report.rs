@@ -126,7 +126,7 @@ fn gpus_over_time_add_up_to_what_the_run_used() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_browser_shows_it_without_a_word_of_complaint_and_re_selects_under_another_sla() {
     let (folder, file, html) = report(&QUICKSTART.path);
     for scheme in ["light", "dark"] {
@@ -167,7 +167,7 @@ async fn a_browser_shows_it_without_a_word_of_complaint_and_re_selects_under_ano
     assert_ne!(picture("light"), picture("dark"));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn everything_can_be_done_by_keyboard() {
     let (_folder, file, _) = report(&QUICKSTART.path);
     let mut page = Page::open(&file, 1240, 1000, "light").await;
@@ -234,7 +234,7 @@ async fn everything_can_be_done_by_keyboard() {
 const EVIL: &str =
     "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">{{data}}";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn no_text_of_a_run_becomes_markup_or_runs() {
     let evil = rewritten(&QUICKSTART, |event| match event {
         Event::RunStarted(mut started) => {
@@ -272,7 +272,7 @@ async fn no_text_of_a_run_becomes_markup_or_runs() {
     assert_eq!(page.said, Vec::<String>::new());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_thousand_points_are_less_than_two_megabytes_and_all_are_shown() {
     let mut extra = 0;
     let large = rewritten(&QUICKSTART, |event| match &event {

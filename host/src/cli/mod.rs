@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod drop_in;
 pub mod explain;
 pub mod kubernetes;
+mod load_client;
 pub mod plan;
 pub mod plugin;
 pub mod profile;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::engine::kubernetes::load;
 use crate::engine::local::supervise;
 use crate::output::error::AppError;
 use crate::output::exit_code;
@@ -105,6 +107,7 @@ pub fn main() -> ExitCode {
     match arguments.next() {
         Some(command) if command == child::COMMAND => return ExitCode::from(child::main(arguments)),
         Some(command) if command == supervise::COMMAND => return ExitCode::from(supervise::main(arguments)),
+        Some(command) if command == load::COMMAND => return ExitCode::from(load_client::main()),
         _ => {}
     }
     child::this_program_compiles();

@@ -71,7 +71,8 @@ pub struct Args {
 impl Args {
     /// A dry run.
     pub fn dry(input: InputArgs, cluster: ClusterArgs, flags: Flags, json: bool) -> Self {
-        Self { input, out: PathBuf::new(), force: false, resume: false, dry_run: true, cluster, flags, json }
+        let (out, watch) = (PathBuf::new(), WatchArgs::default());
+        Self { input, out, force: false, resume: false, dry_run: true, cluster, watch, flags, json }
     }
 
     /// Runs it and says with which code to exit.
@@ -107,6 +108,7 @@ impl Args {
         let printer = &session.printer;
         let drop_in = self.in_the_place_of_dynamos();
         self.cluster.check()?;
+        self.flags.one_role = self.cluster.only_role().is_some();
         let real = self.cluster.is_real().then(real_runtime).transpose()?;
         if let (Some(runtime), Some(_), None) = (&real, &self.cluster.url, &self.flags.model)
             && self.input.is_empty()

@@ -10,6 +10,9 @@ use super::v1beta1::BackendChoice;
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Overrides of the file")]
 pub struct Flags {
+    /// Whether engines of one role only are asked for, so that one GPU is enough. Not a flag of its own: `--role` says it.
+    #[arg(skip)]
+    pub one_role: bool,
     /// Hugging Face id of the model
     #[arg(long)]
     pub model: Option<String>,

@@ -487,7 +487,7 @@ impl Resolver<'_> {
         );
         self.record("hardware.totalGpus", &total.value, total.origin.clone());
         let total = total.within(1, MAX_GPUS)?;
-        if total.value < 2 {
+        if total.value < 2 && !self.flags.one_role {
             return Err(total
                 .error("must be at least 2: a prefill and a decode engine run on GPUs of their own")
                 .with_hint("raise the GPU budget"));
@@ -900,6 +900,8 @@ impl Resolver<'_> {
         }
         over!(
             load,
+            load_clients,
+            load_image,
             tokenizer,
             served_name,
             api_key_file,

@@ -6,13 +6,17 @@
 //! run        clients (closed loop) or arrivals (open) <- pace
 //!   exchange   one request, timed: wire (HTTP) -> sse (events) -> tokens (which carry text)
 //!   board      what requests write to while they run -> slices (what happened when, over all of them)
-//!   collect    which requests count, when there are enough, what they say -> stopping, steady
+//!   collect    which requests count, and when there are enough -> stopping
+//!   findings   what they say, whoever sent them -> steady
 //! health     was the client the bottleneck?
+//! crowd      several clients: a share of the point for each, their lines merged into one report
 //! ```
 
 mod board;
 mod collect;
+pub mod crowd;
 mod exchange;
+mod findings;
 mod health;
 mod options;
 mod pace;

@@ -1,5 +1,6 @@
 //! `cargo xtask`: the tasks of this workspace. `cargo xtask --help` lists them.
 
+mod benches;
 mod fuzz;
 mod kubernetes;
 mod licences;
@@ -27,8 +28,11 @@ Tasks:
   fuzz [TARGET...] [--seconds N] [--seed N] [--replay FILE]
                       Run the fuzz targets of tests/fuzz, guided by coverage; 60 s each
   generate            Rewrite the generated files that the tests compare with
-  bench [load]        Build and run the benchmark report; `load`: the load generator's, with AIPerf if it is there
-  bench planner       Planners against simulated deployments: replicas, promises kept, GPUs
+  bench [REPORT] [FLAGS]
+                      Build and run a benchmark report: without a name the plugins' and phases'; `load`: the load generator's,
+                      with AIPerf if it is there; `kubernetes`: what a candidate costs on a cluster of kwok nodes; `kills`:
+                      hundreds of kills, each resumed; `planner`: planners against simulated deployments; `worlds`: sweeps
+                      and NVIDIA's loop in simulated worlds
   toolchain           Get the Wasm toolchain only
   kubernetes-assets   Build the Kubernetes servers that the tests start, with Go
   licences            Check every dependency's licence and source against deny.toml, offline
