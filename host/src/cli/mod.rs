@@ -5,23 +5,26 @@ pub mod config;
 pub mod controller;
 pub mod drop_in;
 pub mod explain;
+pub mod gc;
 pub mod kubernetes;
 pub mod plugin;
 pub mod profile;
 pub mod replay;
+pub mod resume;
+mod reuse;
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::engine::local::supervise;
 use crate::output::error::AppError;
 use crate::output::exit_code;
 use crate::output::logging::{self, LogFile};
 use crate::output::printer::{Color, Format, Printer};
 use crate::output::progress::Terminal;
 use crate::plugin::compile::child;
+use crate::process::supervise;
 
 /// Finds the prefill and decode configuration that meets an SLA at the least cost, by measuring.
 #[derive(Debug, Parser)]
@@ -59,6 +62,10 @@ enum Command {
     /// Run the seven phases: measure, select, plan, write the deployment, apply it
     #[command(after_long_help = exit_code::help())]
     Profile(Box<profile::Args>),
+    /// Go on with a run that was interrupted, by the command that started it
+    Resume(resume::Args),
+    /// Remove what killed runs have left
+    Gc(gc::Args),
     /// Ask a recorded run again, with another policy or another SLA; measures nothing
     Replay(Box<replay::Args>),
     /// Say why a recorded run came out as it did, and which SLA would make another candidate win
@@ -93,6 +100,7 @@ pub fn main() -> ExitCode {
         _ => {}
     }
     child::this_program_compiles();
+    supervise::this_program_supervises();
     let cli = match Cli::try_parse_from(drop_in::arguments(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
@@ -120,6 +128,8 @@ fn run(command: Command, session: &Session) -> Result<u8, AppError> {
     let printer = &session.printer;
     match command {
         Command::Profile(args) => args.run(session),
+        Command::Resume(args) => args.run(session),
+        Command::Gc(args) => args.run(session),
         Command::Replay(args) => args.run(session),
         Command::Explain(args) => args.run(session),
         Command::Controller(args) => args.run(session),

@@ -13,6 +13,7 @@ use super::cluster::{ClusterArgs, ClusterKind};
 use super::config::InputArgs;
 use super::drop_in;
 use super::kubernetes::Connection;
+use super::reuse;
 use crate::domain::search_space::{self, Cause, SearchSpace};
 use crate::domain::{Candidate, Choice, Role};
 use crate::engine::Cluster;
@@ -30,9 +31,12 @@ use crate::plugin::api::Kind;
 use crate::plugin::{HostOptions, PluginError, PluginHost, default_choice};
 use crate::render::result::ResultFile;
 use crate::run::event::{JOURNAL_FORMAT, RecordedChoice, RunStarted};
+use crate::run::reuse::{Earlier, Identity};
 use crate::run::status::{self, StatusWriter};
 use crate::run::timeline::{LOG, Timeline};
-use crate::run::{Durability, Event, Existing, Journal, JournalError, Observer, Record, Recorder, RunDir, journal};
+use crate::run::{
+    Durability, Event, Existing, Journal, JournalError, Observer, Record, Recorder, RunDir, command, journal,
+};
 use crate::scheduler::Scheduler;
 use crate::spec::{self, Flags, PluginChoice, PluginSource, Plugins, RunSpec};
 
@@ -50,6 +54,9 @@ pub struct Args {
     /// Go on with the run that is in the output directory; what was measured is not measured again
     #[arg(long)]
     resume: bool,
+    /// Take over what an earlier run measured with the same engine, image, flags and GPU; may be repeated
+    #[arg(long, value_name = "RUN", conflicts_with = "dry_run")]
+    reuse: Vec<PathBuf>,
     /// Print what would be launched and measured, with time and GPU-hours; create nothing
     #[arg(long, conflicts_with_all = ["force", "resume"])]
     dry_run: bool,
@@ -83,9 +90,32 @@ impl Args {
         result
     }
 
+    /// The same run, gone on with in that directory.
+    pub(super) fn going_on(mut self, out: PathBuf, standard_input: Option<String>) -> Self {
+        (self.out, self.force, self.resume, self.dry_run) = (out, false, true, false);
+        self.input.standard_input = standard_input;
+        self
+    }
+
     /// With `--dgdr` the request is ours altogether, also in a Job.
     fn in_the_place_of_dynamos(&self) -> bool {
         drop_in::is_on() && self.cluster.kubernetes.dgdr.is_none()
+    }
+
+    /// So that `resume` can go on.
+    fn remember(&self, source: &spec::Source, dir: &RunDir) -> Result<(), AppError> {
+        let input = match source {
+            spec::Source::Read(text) => Some(text.clone()),
+            _ => None,
+        };
+        let arguments = drop_in::arguments(std::env::args_os());
+        match command::Command::of_this_process(arguments, input) {
+            Some(command) => Ok(command.write(dir)?),
+            None => {
+                tracing::warn!("the command is not kept, since a word of it is not UTF-8; `resume` needs it");
+                Ok(())
+            }
+        }
     }
 
     fn run_here(mut self, session: &Session) -> Result<u8, AppError> {
@@ -99,6 +129,7 @@ impl Args {
         {
             self.flags.model = Some(runtime.block_on(self.cluster.only_model(&self.flags.engines))?);
         }
+        let source = self.input.source().kept()?;
         let mut connection = match (&real, self.cluster.cluster) {
             (Some(runtime), ClusterKind::Kubernetes) => {
                 Some(runtime.block_on(self.cluster.kubernetes.connect(&self.flags))?)
@@ -106,8 +137,8 @@ impl Args {
             _ => None,
         };
         let resolved = match (&real, &mut connection) {
-            (Some(runtime), Some(connection)) => runtime.block_on(connection.load(self.input.source(), &self.flags))?,
-            _ => spec::load(&self.input.source(), &self.flags)?,
+            (Some(runtime), Some(connection)) => runtime.block_on(connection.load(source.clone(), &self.flags))?,
+            _ => spec::load(&source, &self.flags)?,
         };
         resolved.warnings.iter().for_each(|warning| printer.note(&format!("note: {warning}")));
         let mut spec = resolved.spec;
@@ -123,9 +154,12 @@ impl Args {
         let mut policies = load_policies(&host, &spec)?;
         let plugins = policies.identities();
         let spec_sha256 = fingerprint(&spec, &plugins, &self.cluster)?;
+        let identity = reuse::identity(&spec, &self.cluster, &space)?;
+        let (earlier, notes) = reuse::earlier(&self.reuse, &spec, &identity, &space)?;
+        notes.iter().for_each(|note| printer.note(&format!("note: {note}")));
         // Whatever is missing is found out before anything of an earlier run is replaced.
         let equipment = match self.dry_run {
-            false if real.is_some() => Some(self.cluster.equipment(&spec)?),
+            false if real.is_some() => Some(self.cluster.equipment(&spec, &self.out)?),
             _ => None,
         };
         let run_dir = if self.dry_run {
@@ -162,6 +196,9 @@ impl Args {
             drop(journal);
             (journal, past) = Journal::open(&RunDir::open(&self.out, Existing::Replace)?, durability)?;
         }
+        if past.is_empty() {
+            self.remember(&source, &dir)?;
+        }
         // The prediction calls the user's plugins; where they fail, the run itself deals with it and says so.
         let predicting = simulated_runtime()?;
         let prediction = tracing::subscriber::with_default(NoSubscriber::new(), || predicting.block_on(predict)).ok();
@@ -184,6 +221,8 @@ impl Args {
             cluster: cluster?,
             dir: &dir,
             spec_sha256,
+            identity,
+            earlier,
             stop,
             connection: connection.as_ref(),
         };
@@ -354,6 +393,8 @@ struct Run<'a> {
     cluster: Arc<dyn Cluster>,
     dir: &'a RunDir,
     spec_sha256: String,
+    identity: Identity,
+    earlier: Earlier,
     stop: Stop,
     connection: Option<&'a Connection>,
 }
@@ -415,7 +456,8 @@ impl Run<'_> {
             )));
         }
         let recorder = Recorder::new(Some(journal), &past, observers);
-        let measurements = past.iter().filter(|record| matches!(record.event, Event::Measured { .. })).count();
+        let measurements =
+            past.iter().filter(|record| matches!(record.event, Event::Measured { .. } | Event::Reused { .. })).count();
         recorder.record(Event::RunStarted(Box::new(RunStarted {
             format: JOURNAL_FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -426,8 +468,10 @@ impl Run<'_> {
             plugins: policies.identities(),
             plugin_choices: recorded_choices(&self.spec.plugins),
             simulation: (self.cluster.kind() == "simulated").then(|| self.spec.simulation.clone()),
+            identity: self.identity.clone(),
             spec_sha256: self.spec_sha256.clone(),
         })))?;
+        recorder.reusing(self.earlier.clone());
         if !past.is_empty() {
             recorder.record(Event::Resumed { measurements })?;
         }

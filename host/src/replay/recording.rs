@@ -178,7 +178,8 @@ impl Recording {
         let mut seen = HashSet::new();
         for record in &self.records {
             match &record.event {
-                Event::Measured { phase, measurement } if !wanted(*phase) || !seen.insert(measurement.point()) => {}
+                Event::Measured { phase, measurement } | Event::Reused { phase, measurement, .. }
+                    if !wanted(*phase) || !seen.insert(measurement.point()) => {}
                 Event::Failed { phase, .. } if !wanted(*phase) => {}
                 event => apply(&mut history, event),
             }
@@ -189,7 +190,9 @@ impl Recording {
     /// Measurements with the phase that asked for each, in the order of measuring.
     pub fn measurements(&self) -> impl Iterator<Item = (Phase, &crate::domain::Measurement)> {
         self.records.iter().filter_map(|record| match &record.event {
-            Event::Measured { phase, measurement } => Some((*phase, measurement)),
+            Event::Measured { phase, measurement } | Event::Reused { phase, measurement, .. } => {
+                Some((*phase, measurement))
+            }
             _ => None,
         })
     }

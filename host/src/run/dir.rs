@@ -87,6 +87,7 @@ pub struct RunDir {
 /// What a run writes at the top of its directory; `--force` removes these and nothing else.
 const OURS: &[&str] = &[
     super::JOURNAL,
+    super::command::COMMAND,
     "profile_sla.log",
     "profiler_status.yaml",
     "measurements.csv",
@@ -170,6 +171,15 @@ impl RunDir {
         std::fs::create_dir_all(path).map_err(unusable)?;
         let dir = Dir::open_ambient_dir(path, ambient_authority()).map_err(unusable)?;
         Ok(Self { dir: Arc::new(dir), path: path.to_owned() })
+    }
+
+    /// Makes sure that the names of files are on the disk, too.
+    ///
+    /// # Errors
+    /// If the disk does not take them.
+    pub fn sync(&self) -> Result<(), DirError> {
+        let synced = self.dir.open(".").and_then(|dir| dir.sync_all());
+        synced.map_err(|source| self.file_error("write", ".", source))
     }
 
     /// As the user gave it.

@@ -117,7 +117,10 @@ impl Scheduler {
     pub async fn measure(&self, phase: Phase, probes: &[Probe]) -> Result<(), Halt> {
         let mut groups: Vec<(CandidateId, Vec<Probe>)> = Vec::new();
         for probe in probes {
-            if self.recorder.with_history(|history| history.is_settled(probe)) || self.recorder.recall(phase, probe) {
+            if self.recorder.with_history(|history| history.is_settled(probe))
+                || self.recorder.recall(phase, probe)
+                || self.recorder.reuse(phase, probe, aim(phase))?
+            {
                 continue;
             }
             match groups.iter_mut().find(|(candidate, _)| *candidate == probe.candidate) {

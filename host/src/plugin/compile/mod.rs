@@ -16,7 +16,7 @@ use super::error::LoadProblem;
 use super::limits::Limits;
 use cache::Entry;
 pub use cache::default_cache_dir;
-pub(super) use cache::user_dir;
+pub(crate) use cache::user_dir;
 pub use child::{CompileLimit, Compiler};
 
 /// A compiled component, and how it came to be.

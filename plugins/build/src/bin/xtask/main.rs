@@ -24,7 +24,8 @@ Tasks:
   test [--without-kubernetes] [--without-interop]
                       Plugins, format, lints, licences, Kubernetes servers, NVIDIA's packages, then all tests
   generate            Rewrite the generated files that the tests compare with
-  bench [load]        Build and run the benchmark report; `load`: the load generator's, with AIPerf if it is there
+  bench [load|kills]  Build and run the benchmark report; `load`: the load generator's, with AIPerf if it is there;
+                      `kills`: hundreds of kills, each resumed
   toolchain           Get the Wasm toolchain only
   kubernetes-assets   Build the Kubernetes servers that the tests start, with Go
   licences            Check every dependency's licence and source against deny.toml, offline

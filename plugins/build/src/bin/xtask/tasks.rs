@@ -57,6 +57,12 @@ pub fn find(name: &str, rest: &[String]) -> Result<Task, Stop> {
             None => return Ok(|workspace, _| bench_load(workspace)),
             Some(extra) => return Err(Stop::Usage(format!("`bench load` takes no argument, and `{extra}` was given"))),
         },
+        "bench" if rest.first().is_some_and(|what| what == BENCH_KILLS) => match rest.get(1) {
+            None => return Ok(|workspace, _| bench_kills(workspace)),
+            Some(extra) => {
+                return Err(Stop::Usage(format!("`bench kills` takes no argument, and `{extra}` was given")));
+            }
+        },
         "bench" => |workspace, _| bench(workspace),
         "toolchain" => |workspace, _| get_toolchain(workspace, &Steps::start()).map(drop),
         "licences" => |workspace, _| check_licences(workspace, &Steps::start()),
@@ -279,6 +285,17 @@ fn bench_load(workspace: &Workspace) -> Result<(), Stop> {
     steps.command("bench load", &mut workspace.program("bench_load"))
 }
 
+/// The argument of `bench` that asks for the kills.
+const BENCH_KILLS: &str = "kills";
+
+fn bench_kills(workspace: &Workspace) -> Result<(), Stop> {
+    let steps = Steps::start();
+    plugins(workspace, &steps)?;
+    build_program(workspace, &steps, "sla-profiler")?;
+    build_program(workspace, &steps, "bench_kills")?;
+    steps.command("bench kills", &mut workspace.program("bench_kills"))
+}
+
 fn bench(workspace: &Workspace) -> Result<(), Stop> {
     let steps = Steps::start();
     plugins(workspace, &steps)?;
@@ -379,6 +396,7 @@ mod tests {
     fn bench_has_a_report_of_its_own_for_the_load_generator() {
         assert_eq!(usage("bench", &["load"]), None);
         assert!(usage("bench", &["load", "fast"]).unwrap().contains("`fast`"));
+        assert_eq!(usage("bench", &["kills"]), None);
         assert!(usage("bench", &["lode"]).unwrap().contains("`lode`"));
     }
 
