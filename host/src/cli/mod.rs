@@ -8,6 +8,7 @@ pub mod explain;
 pub mod gc;
 pub mod kubernetes;
 pub mod plugin;
+mod preflight;
 pub mod profile;
 pub mod replay;
 pub mod resume;

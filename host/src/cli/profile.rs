@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use sha2::{Digest as _, Sha256};
 use tracing::subscriber::NoSubscriber;
 
@@ -162,6 +163,11 @@ impl Args {
             false if real.is_some() => Some(self.cluster.equipment(&spec, &self.out)?),
             _ => None,
         };
+        if let (Some(runtime), Some(connection), false) = (&real, &connection, self.dry_run) {
+            let reach = self.cluster.kubernetes.reach.as_ref();
+            let notes = runtime.block_on(connection.preflight(&spec, &space, reach))?;
+            notes.iter().for_each(|note| printer.note(&format!("note: {note}")));
+        }
         let run_dir = if self.dry_run {
             None
         } else {
@@ -505,13 +511,24 @@ impl Run<'_> {
         let found = tokio::select! {
             biased;
             Ok(()) = aborted => Err(RunError::Interrupted),
-            found = running => found,
+            found = released_on_panic(self.cluster.as_ref(), running) => found,
         };
         self.cluster.clean_up().await;
         interrupts.abort();
         let found = found?;
         let gpu_seconds = journal::gpu_seconds(&past) + scheduler.usage().gpu_seconds;
         Ok(Done { found, cluster_s: recorder.now_s(), gpu_seconds })
+    }
+}
+
+/// A panic is a bug of ours, and must leave no engine behind all the same. It goes on afterwards.
+async fn released_on_panic<T>(cluster: &dyn Cluster, work: impl Future<Output = T>) -> T {
+    match std::panic::AssertUnwindSafe(work).catch_unwind().await {
+        Ok(done) => done,
+        Err(panic) => {
+            cluster.clean_up().await;
+            std::panic::resume_unwind(panic)
+        }
     }
 }
 
@@ -558,4 +575,55 @@ async fn watch_interrupts(
         _ = terminate.recv() => {}
     }
     std::process::exit(exit_code::INTERRUPTED.into());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::domain::{Failure, Probe};
+    use crate::engine::{ApplyError, ApplyRequest, Deployment, Engine, Launch};
+
+    /// A cluster that counts how often it was cleaned up; nothing is launched on it.
+    #[derive(Default)]
+    struct Counting(AtomicU32);
+
+    #[async_trait]
+    impl Cluster for Counting {
+        fn kind(&self) -> &'static str {
+            "counting"
+        }
+        fn gpus(&self) -> u32 {
+            0
+        }
+        fn expected_launch(&self, _: &Launch) -> Duration {
+            Duration::ZERO
+        }
+        fn expected_measure(&self, _: &Launch, _: &Probe) -> Duration {
+            Duration::ZERO
+        }
+        async fn launch(&self, _: &Launch) -> Result<Box<dyn Engine>, Failure> {
+            unreachable!("nothing is launched")
+        }
+        async fn apply(&self, _: &ApplyRequest) -> Result<Box<dyn Deployment>, ApplyError> {
+            unreachable!("nothing is applied")
+        }
+        async fn clean_up(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_the_middle_of_a_run_cleans_up_and_goes_on() {
+        let cluster = Counting::default();
+        assert_eq!(released_on_panic(&cluster, async { 7 }).await, 7);
+        assert_eq!(cluster.0.load(Ordering::Relaxed), 0);
+        let work = released_on_panic(&cluster, async { panic!("a bug") });
+        let outcome: Result<(), _> = std::panic::AssertUnwindSafe(work).catch_unwind().await;
+        assert!(outcome.is_err());
+        assert_eq!(cluster.0.load(Ordering::Relaxed), 1);
+    }
 }

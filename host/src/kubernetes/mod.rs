@@ -7,6 +7,7 @@
 //!              |-- events      what a person would want to know, as Events on the request
 //!              |-- output      results as ConfigMaps
 //!              |-- nodes       GPUs, from node labels
+//!              |-- preflight   what a run will lack, all at once
 //!              '-- controller  works off requests, a Job each
 //! ```
 //!
@@ -24,6 +25,7 @@ pub mod events;
 pub mod nodes;
 pub mod output;
 pub mod owner;
+pub mod preflight;
 pub mod resources;
 pub mod status;
 

@@ -6,10 +6,12 @@
 //! owner.rs      a record on disk before the first process, locked while the program lives   -> a token
 //! supervise.rs  a process of ours above each of theirs; the token is in their environment
 //! log.rs        what they write, within bounds
+//! secrets.rs    and without secrets
 //! leftovers.rs  records whose program is gone -> processes with that token -> ended
 //! ```
 
 pub(crate) mod leftovers;
 pub(crate) mod log;
 pub mod owner;
+pub(crate) mod secrets;
 pub(crate) mod supervise;

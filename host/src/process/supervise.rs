@@ -28,6 +28,7 @@ use rustix::process::{Pid, Signal, WaitOptions, getpid, getppid, kill_process, k
 
 use super::log::BoundedLog;
 use super::owner::Owner;
+use super::secrets::Lines;
 
 /// The hidden command.
 pub(crate) const COMMAND: &str = "__supervise";
@@ -180,8 +181,12 @@ fn run(arguments: &[OsString]) -> Result<u8, String> {
         let mut buffer = [0; 16 << 10];
         // A full disk ends the log, not the engine: its output has to be read on.
         let mut keep = true;
+        let mut lines = Lines::default();
         while let Ok(count @ 1..) = output.read(&mut buffer) {
-            keep = keep && buffer.get(..count).is_some_and(|bytes| log.write(bytes).is_ok());
+            keep = keep && buffer.get(..count).is_some_and(|bytes| log.write(&lines.push(bytes)).is_ok());
+        }
+        if keep {
+            let _ = log.write(&lines.end());
         }
         let _ = written.send(());
     });

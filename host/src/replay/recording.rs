@@ -117,6 +117,11 @@ impl Recording {
         let unreadable = |path: &Path, source| RecordingError::Unreadable { path: path.to_owned(), source };
         let dir = Dir::open_ambient_dir(path, ambient_authority()).map_err(|error| unreadable(path, error))?;
         let journal = path.join(JOURNAL);
+        // A pipe or a device would be read for ever.
+        let metadata = dir.metadata(JOURNAL).map_err(|error| unreadable(&journal, error))?;
+        if !metadata.is_file() {
+            return Err(unreadable(&journal, io::Error::other("it is no file")));
+        }
         let bytes = dir.read(JOURNAL).map_err(|error| unreadable(&journal, error))?;
         Self::parse(path, &bytes)
     }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::reuse::{Earlier, Known};
 use super::{Event, Journal, JournalError, Phase, Record};
 use crate::domain::{Aim, History, Probe};
+use crate::process::secrets::masked;
 
 /// Somebody who watches a run: progress display, status file, log.
 pub trait Observer: Send {
@@ -76,6 +77,14 @@ impl Recorder {
     /// # Errors
     /// If the journal cannot be written. Then nobody is told.
     pub fn record(&self, event: Event) -> Result<(), JournalError> {
+        // What went wrong is told in the words of engines, which may hold anything.
+        let event = match event {
+            Event::Failed { phase, mut failure } => {
+                failure.reason = masked(&failure.reason).into_owned();
+                Event::Failed { phase, failure }
+            }
+            other => other,
+        };
         let at_s = self.now_s();
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let Inner { journal, history, phases, observers, .. } = &mut *inner;

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 
 use crate::domain::{Aim, Candidate, CandidateId, Failure, FailureClass, Probe};
 use crate::engine::{Cluster, Engine, Launch};
+use crate::process::secrets::masked;
 use crate::run::{Event, JournalError, Phase, Recorder, RunDir};
 
 /// Why measuring ended before it was done.
@@ -270,7 +271,7 @@ impl Scheduler {
         let Some(candidate) = self.candidates.get(id as usize) else { return Ok(()) };
         if let Some(logs) = &self.logs {
             let name = format!("{}/engine.log", candidate.dir_name());
-            logs.write(&name, engine.log().as_bytes()).map_err(JournalError::Dir)?;
+            logs.write(&name, masked(&engine.log()).as_bytes()).map_err(JournalError::Dir)?;
         }
         if let Err(failure) = engine.shutdown().await {
             tracing::warn!("{}: {}", candidate.name(), failure.reason);

@@ -164,21 +164,16 @@ impl LocalCluster {
 
     /// A new folder for this launch, next to those of earlier ones.
     fn folder(&self, candidate: &Candidate) -> Result<PathBuf, String> {
-        let base = self.dir.path().join(candidate.dir_name());
-        let create = |path: &Path| {
-            std::fs::create_dir_all(path).map_err(|error| format!("cannot create {}: {error}", path.display()))
-        };
-        create(&base)?;
+        let base = PathBuf::from(candidate.dir_name());
+        let path = self.dir.folder(&base).map_err(|error| error.to_string())?;
         // Only a thousand launches of one candidate would get here in vain.
         for number in 1..1000 {
-            let folder = base.join(format!("launch-{number}"));
-            match std::fs::create_dir(&folder) {
-                Ok(()) => return std::path::absolute(&folder).map_err(|error| error.to_string()),
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(format!("cannot create {}: {error}", folder.display())),
+            let name = format!("launch-{number}");
+            if path.join(&name).symlink_metadata().is_err() {
+                return self.dir.folder(&base.join(name)).map_err(|error| error.to_string());
             }
         }
-        Err(format!("{} is full of launches", base.display()))
+        Err(format!("{} is full of launches", path.display()))
     }
 
     /// The log, once it says how large the engine is. What an engine writes goes through its supervisor, so that it may
