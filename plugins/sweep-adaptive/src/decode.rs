@@ -95,7 +95,9 @@ impl Sweep<'_> {
                 let least = f64::from(within.concurrency) * (1.0 + self.tolerance / 2.0);
                 // If the last such guess was short, so may be the next: it grows with every look.
                 let bold = 1.0 + self.tolerance * loads.len() as f64;
-                told.map_or(f64::from(within.concurrency) * RUNG, |n| n.max(least) * if loads.len() > 1 { bold } else { 1.0 })
+                told.map_or(f64::from(within.concurrency) * RUNG, |n| {
+                    n.max(least) * if loads.len() > 1 { bold } else { 1.0 }
+                })
             }
             (None, Some(top)) if top <= dp => return None,
             (None, Some(top)) => {
@@ -106,7 +108,9 @@ impl Sweep<'_> {
                 told.map_or(f64::from(top) / RUNG, |n| n.min(f64::from(top) / (1.0 + self.tolerance / 2.0)))
             }
             (None, None) => return None,
-            (Some(within), Some(top)) => self.between(&loads, within, over.filter(|o| o.concurrency == top), top, dp)?,
+            (Some(within), Some(top)) => {
+                self.between(&loads, within, over.filter(|o| o.concurrency == top), top, dp)?
+            }
         };
         let (above, below) =
             (within.map_or(dp, |w| w.concurrency / dp * dp + dp), top.map_or(most, |t| (t.div_ceil(dp) - 1) * dp));

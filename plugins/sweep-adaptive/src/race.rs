@@ -140,7 +140,8 @@ impl<'a> Sweep<'a> {
         let running = |c: &Candidate<'_>| self.history.facts_of(c.id).is_some();
         let hopeful: Vec<_> =
             wanted.iter().filter(|(c, expected)| running(c) || *expected >= WAITS * best).map(|(c, _)| *c).collect();
-        let chosen = if !self.prune || hopeful.is_empty() { wanted.into_iter().map(|(c, _)| c).collect() } else { hopeful };
+        let chosen =
+            if !self.prune || hopeful.is_empty() { wanted.into_iter().map(|(c, _)| c).collect() } else { hopeful };
         packing::together(chosen, self.history, self.job.hardware.total_gpus)
     }
 
