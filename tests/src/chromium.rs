@@ -1,17 +1,26 @@
 //! A headless Chromium, driven through its DevTools protocol: the page is looked at as a person's browser shows it.
 
+#![allow(clippy::indexing_slicing, reason = "of JSON values, which have null where there is nothing")]
+
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use base64::Engine as _;
 use futures::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
-use sla_profiler_plugin_build::chromium::chromium;
+use sla_profiler_plugin_build::chromium::{Chromium, chromium};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
+
+/// Fetched once, whichever test comes first.
+static CHROMIUM: LazyLock<Chromium> = LazyLock::new(|| {
+    let cache = crate::program().parent().and_then(Path::parent).expect("target").to_owned();
+    chromium(&cache, &|_| {}).expect("a Chromium, see CONTRIBUTING.md")
+});
 
 /// For one answer of the browser; a page is shown in well under a second.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,10 +47,8 @@ impl Drop for Page {
 impl Page {
     /// Opens a file, `width` × `height` pixels, `scheme` being `light` or `dark`.
     pub async fn open(file: &Path, width: u32, height: u32, scheme: &str) -> Self {
-        let cache = crate::program().parent().and_then(Path::parent).expect("target").to_owned();
-        let chromium = chromium(&cache, &|_| {}).expect("a Chromium, see CONTRIBUTING.md");
         let profile = tempfile::tempdir().expect("a temporary folder");
-        let mut command = chromium.command();
+        let mut command = CHROMIUM.command();
         // Containers have no user namespaces; the page is ours.
         command.args(["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0"]);
         command.arg(format!("--user-data-dir={}", profile.path().display())).arg("about:blank");

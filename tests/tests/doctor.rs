@@ -59,7 +59,7 @@ fn the_text_says_what_to_do() {
 fn bash_takes_the_completions_and_offers_commands() {
     let script = expect(exit_code::OK, sla_profiler(["completions", "bash"])).out;
     let asked = format!(
-        "{script}\nCOMP_WORDS=(sla-profiler exp)\nCOMP_CWORD=1\n_sla-profiler sla-profiler exp sla-profiler\necho \"${{COMPREPLY[@]}}\""
+        "{script}\nCOMP_WORDS=(sla-profiler exp)\nCOMP_CWORD=1\n_sla__profiler sla-profiler exp sla-profiler\necho \"${{COMPREPLY[@]}}\""
     );
     let mut bash = Command::new("bash");
     let output = bash.arg("-c").arg(asked).stdin(Stdio::null()).output().unwrap();

@@ -138,3 +138,36 @@ fn failed_and_unmeasured_candidates_say_so() {
         assert_eq!(row["wins_under"], Value::Array(Vec::new()));
     }
 }
+
+#[test]
+fn what_an_infeasible_sla_would_take_is_asked_and_true() {
+    let plan = explain(INFEASIBLE.arg())["plan"].clone();
+    assert_eq!(plan["meets_sla"], false);
+    let loosened = &plan["loosened"];
+    let replay = |factor: f64| {
+        let mut command = sla_profiler(["replay", INFEASIBLE.arg(), "--output", "json"]);
+        let ms = |name: &str| (loosened["targets"][name].as_f64().unwrap() * factor).to_string();
+        command.args(["--ttft", &ms("ttft_ms"), "--itl", &ms("itl_ms")]);
+        let said = run(command);
+        assert_eq!(said.code, 0, "{}", said.err);
+        serde_json::from_str::<Value>(&said.out).unwrap()["meets_sla"]["after"].as_bool().unwrap()
+    };
+    assert!(replay(1.0) && !replay(0.98), "{loosened:#}");
+    let said = text(INFEASIBLE.arg(), &[]);
+    assert!(said.out.contains("It does not meet the SLA.") && said.out.contains("times as loose"), "{}", said.out);
+}
+
+#[test]
+fn a_budget_that_does_not_reach_comes_with_the_smallest_that_does() {
+    let run_dir = Recorded::new(&["--request-rate", "200", "--no-auto-apply"], 0);
+    let plan = explain(run_dir.arg())["plan"].clone();
+    assert_eq!(plan["meets_demand"], false);
+    let needed = plan["gpus_needed"].as_u64().unwrap();
+    let gpus = |total: u64| {
+        let mut command = sla_profiler(["replay", run_dir.arg(), "--output", "json", "--total-gpus"]);
+        command.arg(total.to_string());
+        let answer: Value = serde_json::from_str(&run(command).out).unwrap();
+        answer["answer"]["plan"]["meets_demand"].as_bool().unwrap()
+    };
+    assert!(gpus(needed) && !gpus(needed - 1), "{needed}");
+}

@@ -67,6 +67,11 @@ const RULES: &[(&str, &[&str])] = &[
     ("backends", &["wasmtime", "tokio", "crate::engine", "crate::plugin", "crate::phases", "crate::cli"]),
     ("render", &["wasmtime", "tokio", "crate::phases", "crate::output", "crate::scheduler", "crate::cli"]),
     ("dgd", &["wasmtime", "tokio", "crate::engine", "crate::plugin", "crate::phases", "crate::cli"]),
+    ("replay", &["tokio::net", "kube", "aisimulate_core", "crate::phases", "crate::output", "crate::cli"]),
+    (
+        "telemetry",
+        &["wasmtime", "kube", "crate::engine", "crate::plugin", "crate::scheduler", "crate::phases", "crate::cli"],
+    ),
     ("scheduler", &["wasmtime", "kube", "aisimulate_core", "crate::engine::simulated", "crate::phases", "crate::cli"]),
     ("phases", &["wasmtime", "kube", "aisimulate_core", "crate::engine::simulated", "crate::cli"]),
 ];

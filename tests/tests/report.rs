@@ -205,7 +205,7 @@ async fn everything_can_be_done_by_keyboard() {
     // Within a chart the arrows go on, and each mark says what it is.
     let said = "document.activeElement.getAttribute('aria-label')";
     let first = page.evaluate(said).await;
-    assert!(first.as_str().unwrap().contains("prefill tp1, 1 GPU"), "{first}");
+    assert!(first.as_str().unwrap().starts_with("prefill tp"), "{first}");
     page.press("ArrowRight").await;
     assert_ne!(page.evaluate(said).await, first);
     let shown =
@@ -302,7 +302,7 @@ async fn a_thousand_points_are_less_than_two_megabytes_and_all_are_shown() {
     let points = page.evaluate("DATA.points.length").await.as_u64().unwrap();
     assert!(points >= 1000, "{points}");
     // No assertion: machines differ. The figure is in host/docs/report.md.
-    let opened = "(() => { const n = performance.getEntriesByType('navigation')[0]; return [n.domComplete, n.loadEventEnd]; })()";
+    let opened = "new Promise((done) => new PerformanceObserver((list) => done(list.getEntries()[0].loadEventEnd)).observe({ type: 'navigation', buffered: true }))";
     println!("opened in {} ms, {} bytes", page.evaluate(opened).await, html.len());
     assert_eq!(page.said, Vec::<String>::new());
 }

@@ -15,7 +15,7 @@ use crate::output::exit_code;
 use crate::plugin::api::Kind;
 use crate::plugin::{HostOptions, PluginHost};
 use crate::render::number::{grouped, short};
-use crate::replay::{Explanation, Range, Recording, RoleReport, Row, Status, explain};
+use crate::replay::{Explanation, PlanReport, Range, Recording, RoleReport, Row, Status, explain};
 use crate::spec::key_value;
 
 /// Version of the JSON; raised when a reader of the old form would misread the new one.
@@ -72,7 +72,12 @@ impl Args {
         let host = PluginHost::new(HostOptions::default())?;
         let choice = choice(&recording, Kind::SelectionPolicy, self.selection.as_deref(), &self.selection_setting)?;
         let policy = host.selection(&choice)?;
-        let mut explanation = explain(&recording, policy.as_ref())?;
+        // Without the planner there is less to say, but most of it is there.
+        let planner = self::choice(&recording, Kind::PlannerModel, None, &[])
+            .map_err(AppError::from)
+            .and_then(|choice| Ok(host.planner(&choice)?));
+        let mut explanation = explain(&recording, policy.as_ref(), planner.as_deref().ok())?;
+        explanation.notes.extend(planner.err().map(|error| format!("the plan is not explained: {error}")));
         explanation.notes.extend(other_than_recorded(&recording, policy.identity(), self.selection.is_some()));
         let run = self.run.display().to_string();
         let job = &recording.started().job;
@@ -81,9 +86,15 @@ impl Args {
             None if is_json => json(&Output { schema_version: SCHEMA_VERSION, run, explanation: &explanation })?,
             None => whole_text(&recording, job, &explanation),
             Some(wanted) => {
-                let found = explanation.find(wanted).map_err(|known| AppError::Usage {
-                    message: format!("the run has no candidate `{wanted}`"),
-                    hint: Some(format!("there are: {}", known.join(", "))),
+                let found = explanation.find(wanted).map_err(|known| match explanation.rejection(wanted) {
+                    Some(reason) => AppError::Usage {
+                        message: format!("`{wanted}` was no candidate: {reason}"),
+                        hint: Some(format!("there are: {}", known.join(", "))),
+                    },
+                    None => AppError::Usage {
+                        message: format!("the run has no candidate `{wanted}`"),
+                        hint: Some(format!("there are: {}", known.join(", "))),
+                    },
                 })?;
                 if is_json {
                     let candidates = found.into_iter().map(|(report, row)| One { role: report.role, row }).collect();
@@ -197,11 +208,50 @@ fn whole_text(recording: &Recording, job: &Job, explanation: &Explanation) -> St
         let _ = writeln!(text, "  Pareto front of latency and tokens/s/GPU: {}", front.join(", "));
         text.push_str(&feasible_text(report));
     }
+    if let Some(plan) = &explanation.plan {
+        text.push_str(&plan_text(plan));
+    }
     for (mapping, reason) in &explanation.rejected {
         let _ = writeln!(text, "No candidate: {mapping}: {reason}");
     }
     for note in &explanation.notes {
         let _ = writeln!(text, "Note: {note}");
+    }
+    text
+}
+
+/// The plan, and what it would take where it falls short.
+fn plan_text(plan: &PlanReport) -> String {
+    let ([prefill, decode], [p, d]) = (plan.replicas, &plan.mappings);
+    let mut text = format!(
+        "\nPlan by {}: {prefill} × {p} prefill + {decode} × {d} decode, {} of {} GPUs, {} requests/s; TTFT {} ms, ITL {} ms\n",
+        plan.planner.name,
+        plan.gpus,
+        plan.total_gpus,
+        short(plan.capacity_requests_per_second),
+        short(plan.expected_ttft_ms),
+        short(plan.expected_itl_ms),
+    );
+    // Writing to a string cannot fail.
+    if plan.meets_sla && (!plan.meets_demand || plan.gpus > plan.total_gpus) {
+        let _ = match plan.gpus_needed {
+            Some(gpus) => writeln!(text, "  The GPUs do not reach for the demand. {gpus} would."),
+            None => writeln!(
+                text,
+                "  The GPUs do not reach for the demand, nor would 64 times as many under these targets."
+            ),
+        };
+    }
+    if !plan.meets_sla {
+        let _ = match &plan.loosened {
+            Some(loosened) => writeln!(
+                text,
+                "  It does not meet the SLA. {} would be met: targets {:.2} times as loose.",
+                targets_text(&loosened.targets),
+                loosened.factor
+            ),
+            None => writeln!(text, "  It does not meet the SLA, nor would it one 64 times as loose."),
+        };
     }
     text
 }

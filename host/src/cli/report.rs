@@ -91,7 +91,7 @@ fn judged(recording: &Recording, host: &PluginHost, notes: &mut Vec<String>) -> 
     let planner = host.planner(&choice(recording, Kind::PlannerModel, None, &[])?)?;
     notes.extend(other_than_recorded(recording, policy.identity(), false));
     notes.extend(other_than_recorded(recording, planner.identity(), false));
-    let explanation = explain(recording, policy.as_ref())?;
+    let explanation = explain(recording, policy.as_ref(), Some(planner.as_ref()))?;
     let picks = picks(recording, policy.as_ref(), planner.as_ref())?;
     Ok((explanation, picks))
 }

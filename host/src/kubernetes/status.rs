@@ -395,6 +395,24 @@ mod tests {
     }
 
     #[test]
+    fn percent_and_time_to_go_are_told_at_each_candidate() {
+        let (newest, changes) = watch::channel(Report::default());
+        let (events, mut notes) = tokio::sync::mpsc::unbounded_channel();
+        let mut forecast = Forecast::default();
+        forecast.add(Phase::PrefillSweep, 100.0);
+        let tracker = Tracker::new(forecast);
+        let mut observer = StatusObserver { newest, candidates: Vec::new(), tracker, events };
+        let mut on = |at_s, event| observer.on(&Record { seq: 0, at_s, event }, &History::default());
+        on(0.0, Event::PhaseStarted { phase: Phase::PrefillSweep });
+        on(25.0, Event::Launching { candidate: 3 });
+        let told = "launching 3 (25 %, about 75 s to go)";
+        assert_eq!(changes.borrow().message, told);
+        assert_eq!(notes.try_recv().unwrap().reason, "SweepingPrefill");
+        let note = notes.try_recv().unwrap();
+        assert_eq!((note.reason.as_str(), note.text.as_str()), ("CandidateLaunching", told));
+    }
+
+    #[test]
     fn conditions_of_others_stay() {
         let mut conditions = Conditions::read(&json!([{ "type": "Theirs", "status": "True" }]));
         conditions.update(&report(Stage::Failed), 1, "t");

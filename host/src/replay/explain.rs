@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use super::Recording;
 use super::decide::{DecideError, sweep_history};
+use super::shortfall::{PlanReport, plan_report};
 use crate::domain::{Candidate, CandidateId, History, Job, Measurement, Role, Selection};
-use crate::plugin::api::{Identity, SelectionPolicy};
+use crate::plugin::api::{Identity, PlannerModel, SelectionPolicy};
 use crate::run::{Decision, Event};
 
 /// Most targets that are tried per role; beyond, evenly spaced ones among those measured.
@@ -122,6 +123,8 @@ pub struct Explanation {
     pub statistic: String,
     /// Prefill, then decode.
     pub roles: Vec<RoleReport>,
+    /// The plan, and what it would take where it falls short; absent where there is none.
+    pub plan: Option<PlanReport>,
     /// Mappings that were no candidates: label and reason.
     pub rejected: Vec<(String, String)>,
     /// The policy's notes.
@@ -134,7 +137,11 @@ pub struct Explanation {
 ///
 /// # Errors
 /// If a role was not measured at all, or the policy fails.
-pub fn explain(recording: &Recording, policy: &dyn SelectionPolicy) -> Result<Explanation, DecideError> {
+pub fn explain(
+    recording: &Recording,
+    policy: &dyn SelectionPolicy,
+    planner: Option<&dyn PlannerModel>,
+) -> Result<Explanation, DecideError> {
     let job = &recording.started().job;
     let history = sweep_history(recording, job)?;
     let identity = policy.identity().clone();
@@ -163,6 +170,7 @@ pub fn explain(recording: &Recording, policy: &dyn SelectionPolicy) -> Result<Ex
         same_policy,
         statistic: job.sla.statistic(),
         roles,
+        plan: planner.map(|planner| plan_report(recording, policy, planner)).transpose()?.flatten(),
         rejected: rejected.collect(),
         notes: selection.notes,
         calls,
@@ -404,6 +412,15 @@ fn not_measured(recording: &Recording, role: Role) -> String {
 }
 
 impl Explanation {
+    /// Why a mapping was no candidate, where it was looked at and is none: `tp3`, `decode tp3`.
+    pub fn rejection(&self, wanted: &str) -> Option<&str> {
+        let wanted = wanted.trim().to_ascii_lowercase();
+        let is_it = |label: &str| label == wanted || label.rsplit(' ').next() == Some(wanted.as_str());
+        let ends_alike = |label: &str| !label.contains(' ') && wanted.rsplit(' ').next() == Some(label);
+        let found = self.rejected.iter().find(|(label, _)| is_it(label) || ends_alike(label));
+        found.map(|(_, reason)| reason.as_str())
+    }
+
     /// The row of a candidate by role and mapping (`decode tp4`, `decode_4gpus_tp4`) or by number.
     ///
     /// # Errors
@@ -425,5 +442,41 @@ impl Explanation {
             return Err(all().map(|(role, row)| format!("{} {}", role.role, row.mapping)).collect());
         }
         Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::api::Kind;
+
+    #[test]
+    fn a_mapping_that_was_no_candidate_is_found_with_and_without_its_role() {
+        let policy = Identity {
+            kind: Kind::SelectionPolicy,
+            name: String::new(),
+            version: String::new(),
+            sha256: String::new(),
+            bundled: true,
+        };
+        let rejected = vec![
+            ("decode tp1".to_owned(), "its KV cache holds no request".to_owned()),
+            ("tp3".to_owned(), "32 heads".to_owned()),
+        ];
+        let explanation = Explanation {
+            policy,
+            same_policy: true,
+            statistic: "mean".to_owned(),
+            roles: Vec::new(),
+            plan: None,
+            rejected,
+            notes: Vec::new(),
+            calls: 0,
+        };
+        assert_eq!(explanation.rejection("Decode TP1"), Some("its KV cache holds no request"));
+        assert_eq!(explanation.rejection("tp1"), Some("its KV cache holds no request"));
+        assert_eq!(explanation.rejection("prefill tp1"), None);
+        assert_eq!(explanation.rejection("prefill tp3"), Some("32 heads"));
+        assert_eq!(explanation.rejection("tp4"), None);
     }
 }

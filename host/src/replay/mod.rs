@@ -16,6 +16,7 @@ mod decide;
 mod explain;
 mod picks;
 mod recording;
+mod shortfall;
 mod sweep;
 mod tenures;
 
@@ -23,5 +24,6 @@ pub use decide::{Answer, Change, Comparison, DecideError, RoleChange, Targets, a
 pub use explain::{Explanation, FrontPoint, Range, RoleReport, Row, Status, explain};
 pub use picks::{Axis, Pick, Picks, Winner, picks};
 pub use recording::{Recording, RecordingError};
+pub use shortfall::{Loosened, PlanReport, plan_report};
 pub use sweep::{SweepError, SweepUse, recorded_use, replay_sweep};
 pub use tenures::{PhaseSpan, Tenancy, Tenure, Totals, tenancy};

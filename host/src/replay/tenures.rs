@@ -133,7 +133,7 @@ pub fn tenancy(recording: &Recording) -> Tenancy {
     phases.extend(open_phase.map(|(phase, from_s)| PhaseSpan { phase, from_s, to_s: last_s }));
     let gpus = recording.started().job.hardware.total_gpus;
     let mut tenures = desk.closed;
-    tenures.sort_by(|a, b| a.from_s.total_cmp(&b.from_s));
+    tenures.sort_by(|a, b| a.from_s.total_cmp(&b.from_s).then_with(|| a.lanes.cmp(&b.lanes)));
     let mut totals = Totals::default();
     for tenure in &tenures {
         let (launching_s, measuring_s) = (tenure.launching_s(), tenure.measuring_s());

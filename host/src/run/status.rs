@@ -145,3 +145,17 @@ impl Observer for StatusWriter {
         self.write(State::Running, &message, None, phase, standing);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_to_go_is_rounded_as_a_person_would() {
+        let at = |fraction, eta_s| progress(Standing { fraction, eta_s });
+        assert_eq!(at(0.999, Some(0.4)), "99 %, about 1 s to go");
+        assert_eq!(at(0.5, Some(600.0)), "50 %, about 10 min to go");
+        assert_eq!(at(0.0, Some(9000.0)), "0 %, about 2.5 h to go");
+        assert_eq!(at(0.0, None), "");
+    }
+}

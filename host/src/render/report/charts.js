@@ -25,7 +25,7 @@ function describe(point, role) {
   ].join("\n");
 }
 
-function performance(role, targets, winner) {
+function roleChart(role, targets, winner) {
   const host = document.getElementById(`chart-${role}`);
   const points = atLengths(role);
   if (points.length === 0) {
@@ -172,7 +172,7 @@ function gpus() {
     height: Math.round(rows * lane) + margin.top + margin.bottom,
     margin,
     label: "gpus-title",
-    x: { min: 0, max: end || 1, label: "time of the run (cluster's clock)", show: clock },
+    x: { min: 0, max: end || 1, label: "time of the run (cluster's clock)", show: clock, ticks: (most) => timeTicks(end || 1, most) },
     y: { min: 0, max: rows, label: "GPU", show: String, ticks: () => linearTicks(0, rows, Math.min(rows, 8)).filter(Number.isInteger) },
   };
   chart(host, settings, (frame) => {

@@ -16,8 +16,8 @@ function start() {
   const looked = (targets, answer) => {
     seen.targets = targets;
     const winner = (role) => (answer ? answer[role] : null);
-    performance("prefill", targets, winner("prefill"));
-    performance("decode", targets, winner("decode"));
+    roleChart("prefill", targets, winner("prefill"));
+    roleChart("decode", targets, winner("decode"));
     drawCost();
     markChosen(answer);
   };

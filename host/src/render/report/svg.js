@@ -44,6 +44,13 @@ function linearTicks(min, max, count) {
   return ticks;
 }
 
+// Whole minutes or hours, as a clock has them.
+function timeTicks(max, count) {
+  const steps = [5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 604800];
+  const step = steps.find((seconds) => max / seconds <= count) || 604800;
+  return Array.from({ length: Math.floor(max / step) + 1 }, (_, n) => n * step);
+}
+
 function logTicks(min, max, count) {
   const all = [];
   for (let power = Math.floor(Math.log10(min)); power <= Math.ceil(Math.log10(max)); power += 1) {
@@ -100,7 +107,7 @@ function chart(host, { height = 340, label, x, y, margin }, draw) {
     const X = scale(x, m.left, width - m.right);
     const Y = scale(y, height - m.bottom, m.top);
     const frame = { svg, X, Y, width, height, m, marks: [] };
-    for (const at of X.ticks(width / 90)) {
+    for (const at of x.ticks ? x.ticks(width / 90) : X.ticks(width / 90)) {
       svg.append(node("line", { class: "gridline", x1: X(at), x2: X(at), y1: m.top, y2: height - m.bottom }));
       svg.append(node("text", { x: X(at), y: height - m.bottom + 17, "text-anchor": "middle" }, (x.show || plain)(at)));
     }

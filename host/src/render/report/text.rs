@@ -147,6 +147,7 @@ pub(super) fn notes(report: &Report<'_>) -> Html {
         let text = "The run did not come to its end: `sla-profiler profile` with --resume goes on with it.";
         items = items.element("li class=\"warn\"", text).raw("\n");
     }
+    items = shortfall(report, items);
     let said = report.recording.selection().map(|(_, selection)| selection.notes).unwrap_or_default();
     for note in said.iter().chain(report.notes) {
         items = items.element("li", note).raw("\n");
@@ -155,6 +156,24 @@ pub(super) fn notes(report: &Report<'_>) -> Html {
         items = items.element("li", &format!("The plan assumes: {}", plan.assumptions.join(" "))).raw("\n");
     }
     if items.is_empty() { items } else { Html(format!("<ul class=\"notes\">\n{}</ul>", items.0)) }
+}
+
+/// What would have been met, where the plan falls short.
+fn shortfall(report: &Report<'_>, mut items: Html) -> Html {
+    let Some(plan) = report.explanation.ok().and_then(|explanation| explanation.plan.as_ref()) else { return items };
+    if let Some(gpus) = plan.gpus_needed {
+        let text = format!("The {} GPUs do not reach for the demand. {gpus} would.", plan.total_gpus);
+        items = items.element("li class=\"warn\"", &text).raw("\n");
+    }
+    if let Some(loosened) = &plan.loosened {
+        let target = |name: &str, ms: Option<f64>| ms.map(|ms| format!("{name} ≤ {} ms", plain(ms)));
+        let sla = &loosened.targets;
+        let targets = [target("TTFT", sla.ttft_ms), target("ITL", sla.itl_ms), target("whole answer", sla.e2e_ms)];
+        let targets = targets.into_iter().flatten().collect::<Vec<_>>().join(", ");
+        let text = format!("{targets} would be met: targets {:.2} times as loose.", loosened.factor);
+        items = items.element("li class=\"warn\"", &text).raw("\n");
+    }
+    items
 }
 
 pub(super) fn picker(report: &Report<'_>) -> Html {
