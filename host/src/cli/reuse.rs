@@ -59,7 +59,7 @@ pub(super) fn identity(spec: &RunSpec, cluster: &ClusterArgs, space: &SearchSpac
     for candidate in &space.candidates {
         // Flags, environment, volumes, overrides: all that the engine's deployment says.
         let engine = dgd::generate_candidate(spec, candidate).map_err(crate::phases::RunError::from)?;
-        let said = engine.get("spec").map_or(Ok(String::new()), |spec| text(spec))?;
+        let said = engine.get("spec").map_or(Ok(String::new()), text)?;
         put(&format!("{ENGINE}{}", candidate.name()), format!("deployment {}", digest(&said)));
     }
     Ok(identity)

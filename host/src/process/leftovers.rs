@@ -148,9 +148,10 @@ mod tests {
         }
     }
 
-    fn sleeper(variable: (&str, &str)) -> Sleeper {
+    fn sleeper((name, value): (&str, &str)) -> Sleeper {
         let mut command = Command::new("sleep");
-        Sleeper(command.arg("600").env(variable.0, variable.1).stdin(Stdio::null()).spawn().unwrap())
+        let spawned = command.arg("600").env(name, value).stdin(Stdio::null()).spawn();
+        Sleeper(spawned.unwrap_or_else(|error| unreachable!("sleep starts: {error}")))
     }
 
     #[test]

@@ -184,6 +184,15 @@ impl LoadGenerator for Aiperf {
     }
 }
 
+/// Reads records as AIPerf writes them: how many answers and how many failures there are. For tests of the reader.
+///
+/// # Errors
+/// In words, with file and line.
+pub fn count_records(folder: &Path, records: &[u8]) -> Result<(usize, usize), String> {
+    fs::write(folder.join(records::RECORDS), records).map_err(|error| error.to_string())?;
+    Export::read(folder).map(|export| (export.requests.len(), export.failures.len()))
+}
+
 fn setup(reason: &str) -> LoadError {
     LoadError::Setup(reason.to_owned())
 }
