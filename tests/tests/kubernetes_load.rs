@@ -111,7 +111,14 @@ mod on_a_cluster {
         }
 
         fn probe(&self, concurrency: u32) -> Probe {
-            Probe { candidate: self.launch.id, isl: 40, osl: 12, concurrency, relative_precision: 0.2, max_samples: 200 }
+            Probe {
+                candidate: self.launch.id,
+                isl: 40,
+                osl: 12,
+                concurrency,
+                relative_precision: 0.2,
+                max_samples: 200,
+            }
         }
 
         async fn jobs(&self) -> Vec<String> {

@@ -356,9 +356,7 @@ fn generator(spec: &RunSpec, endpoint: &Endpoint, options: &Options) -> Result<A
         }
     }
     match spec.engines.load.unwrap_or_default() {
-        LoadKind::Builtin => {
-            Ok(Arc::new(Builtin::new(builtin_options(spec, options))))
-        }
+        LoadKind::Builtin => Ok(Arc::new(Builtin::new(builtin_options(spec, options)))),
         LoadKind::Aiperf => {
             let aiperf =
                 Aiperf::find().map_err(|error| setup(error.to_string(), "--load builtin needs nothing else"))?;

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::dgd;
 use super::cluster::builtin_options;
+use crate::dgd;
 use crate::engine::kubernetes::{ClientPods, Deadlines, Reach};
 use crate::kubernetes::deployments::deployment_info;
 use crate::kubernetes::dgdr::Dgdr;

@@ -40,10 +40,10 @@ impl Kube {
     /// What the API server says.
     pub async fn delete_job(&self, name: &str, patience: Patience) -> Result<(), ClusterError> {
         let action = Action::on("delete", JOBS, &self.namespace, name);
-        let (jobs, params) = (self.jobs(), DeleteParams {
-            propagation_policy: Some(PropagationPolicy::Background),
-            ..DeleteParams::default()
-        });
+        let (jobs, params) = (
+            self.jobs(),
+            DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() },
+        );
         match self.call_within(&action, patience, || jobs.delete(name, &params)).await {
             Ok(_) | Err(ClusterError::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),

@@ -52,7 +52,9 @@ fn main() {
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
     println!("Profile {profile}, {cpus} CPUs, load average {} at the start.\n", load_average());
     block_on(overhead());
-    println!("| pods of an engine | requests through | resident at rest, MB | most, MB | of it the program's file, MB |");
+    println!(
+        "| pods of an engine | requests through | resident at rest, MB | most, MB | of it the program's file, MB |"
+    );
     println!("|---|---|---|---|---|");
     for (pods, reach) in [(1, Way::Url), (MANY_PODS, Way::Url), (1, Way::PortForward)] {
         block_on(memory(pods, reach));

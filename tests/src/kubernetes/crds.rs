@@ -474,5 +474,13 @@ fn request(schemas: &Schemas) -> Value {
         column("Message", ".status.conditions[?(@.type==\"Succeeded\")].message"),
         column("DGD", ".status.dgdName"),
     ]);
-    definition("DynamoGraphDeploymentRequest", "dynamographdeploymentrequests", "dgdr", spec, status, columns, "v1beta1")
+    definition(
+        "DynamoGraphDeploymentRequest",
+        "dynamographdeploymentrequests",
+        "dgdr",
+        spec,
+        status,
+        columns,
+        "v1beta1",
+    )
 }

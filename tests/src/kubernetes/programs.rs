@@ -15,8 +15,8 @@ use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
-use kube::runtime::watcher::{self, Event};
 use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
 
@@ -140,7 +140,8 @@ impl Stage {
     async fn reap(&self, pods: &Api<Pod>) {
         let ended: Vec<(String, i32)> = {
             let mut processes = self.processes.lock().expect("no panic under the lock");
-            let ended = |process: &mut Process| process.0.try_wait().ok().flatten().map(|status| status.code().unwrap_or(137));
+            let ended =
+                |process: &mut Process| process.0.try_wait().ok().flatten().map(|status| status.code().unwrap_or(137));
             let ended: Vec<_> =
                 processes.iter_mut().filter_map(|(name, process)| Some((name.clone(), ended(process)?))).collect();
             ended.iter().for_each(|(name, _)| drop(processes.remove(name)));

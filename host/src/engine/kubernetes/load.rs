@@ -154,7 +154,12 @@ impl Crowd {
     }
 
     /// One point by that many clients, in a Job.
-    async fn by_job(self: &Arc<Self>, endpoint: &Endpoint, point: &Point, clients: u32) -> Result<LoadReport, LoadError> {
+    async fn by_job(
+        self: &Arc<Self>,
+        endpoint: &Endpoint,
+        point: &Point,
+        clients: u32,
+    ) -> Result<LoadReport, LoadError> {
         let image = self.pods.image.as_deref().ok_or_else(|| {
             LoadError::Setup("no image for the pods that send requests; --load-image names this program's".to_owned())
         })?;

@@ -124,9 +124,10 @@ impl Inner {
 impl KubernetesCluster {
     /// `spec.deployment.api` is the version in which deployments are written.
     pub fn new(spec: RunSpec, bench: Bench, options: Options) -> Self {
-        let crowd = options.client_pods.clone().map(|pods| {
-            Arc::new(Crowd::new(&options.kube, &options.owner, pods, options.deadlines.scheduling))
-        });
+        let crowd = options
+            .client_pods
+            .clone()
+            .map(|pods| Arc::new(Crowd::new(&options.kube, &options.owner, pods, options.deadlines.scheduling)));
         Self(Arc::new(Inner { spec, bench, options, live: Mutex::default(), rollout: Mutex::default(), crowd }))
     }
 

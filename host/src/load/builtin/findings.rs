@@ -133,8 +133,9 @@ impl Findings<'_> {
             return Err(self.outcomes.error());
         }
         let steady = self.steady();
-        let series =
-            |what: fn(&RequestSample) -> Option<f64>| steady.iter().filter_map(|c| what(&c.sample)).collect::<Vec<f64>>();
+        let series = |what: fn(&RequestSample) -> Option<f64>| {
+            steady.iter().filter_map(|c| what(&c.sample)).collect::<Vec<f64>>()
+        };
         let ttft = series(|s| Some(s.ttft_ms));
         let (from, to) = self.window(steady);
         let Rates { seconds, pieces_per_second, in_flight, completed_per_second } = self.rows.rates(from, to);

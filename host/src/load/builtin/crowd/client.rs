@@ -40,9 +40,8 @@ pub async fn run(work: &Work, client: u32, say: impl FnMut(String) + Send) -> Re
 /// The zero of all clients on this process' clock.
 fn epoch(work: &Work) -> Result<Instant, LoadError> {
     let age = Duration::try_from_secs_f64(unix_s() - work.epoch_s).ok();
-    age.and_then(|age| Instant::now().checked_sub(age)).ok_or_else(|| {
-        LoadError::Setup("this node's clock is before that of whoever started the client".to_owned())
-    })
+    age.and_then(|age| Instant::now().checked_sub(age))
+        .ok_or_else(|| LoadError::Setup("this node's clock is before that of whoever started the client".to_owned()))
 }
 
 async fn share(

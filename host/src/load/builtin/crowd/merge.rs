@@ -224,12 +224,14 @@ mod tests {
     const UNTIL: usize = 1500;
 
     fn request() -> impl Strategy<Value = Counted> {
-        (0.0..20.0_f64, 1.0..900.0_f64, 0.5..40.0_f64, 2..6_u32, 1..6_u32).prop_map(|(start_s, ttft_ms, itl, out, chunks)| {
-            let itl_ms = (chunks > 1).then_some(itl);
-            let e2e_ms = ttft_ms + itl * f64::from(out - 1);
-            let sample = RequestSample { start_s, ttft_ms, itl_ms, e2e_ms, input_tokens: 9, output_tokens: out };
-            Counted { sample, chunks, reads: chunks.div_ceil(2) }
-        })
+        (0.0..20.0_f64, 1.0..900.0_f64, 0.5..40.0_f64, 2..6_u32, 1..6_u32).prop_map(
+            |(start_s, ttft_ms, itl, out, chunks)| {
+                let itl_ms = (chunks > 1).then_some(itl);
+                let e2e_ms = ttft_ms + itl * f64::from(out - 1);
+                let sample = RequestSample { start_s, ttft_ms, itl_ms, e2e_ms, input_tokens: 9, output_tokens: out };
+                Counted { sample, chunks, reads: chunks.div_ceil(2) }
+            },
+        )
     }
 
     fn slice() -> impl Strategy<Value = (usize, Slice)> {
