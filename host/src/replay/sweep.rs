@@ -142,7 +142,8 @@ pub async fn replay_sweep(
     let mut asking = Asking { strategy, job, candidates, steps: 0 };
     let goals = recording.goals();
     let is_curve = |goal: &&Goal| matches!(goal, Goal::PrefillCurve(_) | Goal::DecodeCurve(_));
-    let sweeps: Vec<(Phase, Goal)> = goals.iter().filter(|goal| !is_curve(goal)).map(|goal| (phase(goal), *goal)).collect();
+    let sweeps: Vec<(Phase, Goal)> =
+        goals.iter().filter(|goal| !is_curve(goal)).map(|goal| (phase(goal), *goal)).collect();
     for at_once in sweeps.chunks(if independent(job) { 2 } else { 1 }) {
         pursue(sweeping, &mut asking, at_once).await?;
     }

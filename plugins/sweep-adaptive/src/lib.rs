@@ -34,7 +34,8 @@ sla_profiler_plugin::export_sweep!(SweepAdaptive);
 
 impl SweepStrategy for SweepAdaptive {
     fn about() -> About {
-        let summary = "Races candidates towards the SLA crossing from a prior that it corrects; curves where they bend.";
+        let summary =
+            "Races candidates towards the SLA crossing from a prior that it corrects; curves where they bend.";
         About::new("sweep-adaptive", env!("CARGO_PKG_VERSION"), summary)
             .setting("tolerance", "0.02", "width of the bracket around the SLA crossing, relative, 0.005 to 0.5")
             .setting("precision", "0.02", "95 % interval of a mean, as ± this fraction of it, 0.001 to 0.5")
@@ -43,7 +44,11 @@ impl SweepStrategy for SweepAdaptive {
             .setting("decode-curve-points", "16", "points of the decode curve at most, 6 to 256")
             .setting("prune", "true", "skip candidates that lose even at the best end of their prior's band")
             .setting("race", "true", "stop with candidates whose measurements say that they cannot win any more")
-            .setting("prior-table", "", "ITL of decode candidates instead of the host's guess: tp1:1=5.1,64=9;tp2:1=3.4,64=6")
+            .setting(
+                "prior-table",
+                "",
+                "ITL of decode candidates instead of the host's guess: tp1:1=5.1,64=9;tp2:1=3.4,64=6",
+            )
     }
 
     fn next(job: &Job, goal: &Goal, candidates: &Candidates, history: &History) -> Result<Step, Error> {

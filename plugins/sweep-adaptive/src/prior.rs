@@ -128,9 +128,9 @@ impl Sweep<'_> {
 
     /// What the residuals of the role make of the candidate's prior.
     pub(crate) fn belief(&self, candidate: &Candidate<'_>) -> Belief {
-        let [prefill, decode] = self
-            .residuals
-            .get_or_init(|| [Role::Prefill, Role::Decode].map(|r| self.candidates.of(r).filter_map(|c| self.residual(&c)).collect()));
+        let [prefill, decode] = self.residuals.get_or_init(|| {
+            [Role::Prefill, Role::Decode].map(|r| self.candidates.of(r).filter_map(|c| self.residual(&c)).collect())
+        });
         let residuals = if candidate.role == Role::Prefill { prefill } else { decode };
         let claimed = (1.0 + candidate.prior_relative_error.filter(|e| *e >= 0.0).unwrap_or(f64::INFINITY)).ln();
         let n = residuals.len() as f64;

@@ -65,9 +65,12 @@ const DEFAULT: &str = "default";
 fn contestants(args: &Args) -> Vec<Contestant> {
     // As the program has it, whatever that is.
     let default = World::new(matrix(1, 0.0)[0]).spec.plugins.sweep;
-    let sla_profiler::spec::PluginSource::Named(default) = default.source else { unreachable!("the default has a name") };
+    let sla_profiler::spec::PluginSource::Named(default) = default.source else {
+        unreachable!("the default has a name")
+    };
     let default: &'static str = default.leak();
-    let plain = |name, sweep| Entry { name, sweep, settings: Vec::new(), shares: true, scheduling: Scheduling::default() };
+    let plain =
+        |name, sweep| Entry { name, sweep, settings: Vec::new(), shares: true, scheduling: Scheduling::default() };
     let mut all = vec![
         Contestant::Peer { name: "peer", client_s: 0.0 },
         Contestant::Peer { name: "peer, 10 s a client", client_s: 10.0 },
@@ -176,7 +179,8 @@ fn report(contestants: &[Contestant], rows: &[Row]) {
         let decisions = 2.0 * regrets.len().max(1) as f64;
         let sum = |f: &dyn Fn(&Row) -> u32| rows.iter().map(f).sum::<u32>();
         let (inside, all) = (sum(&|r| r.results[c].0.covered.0), sum(&|r| r.results[c].0.covered.1));
-        let coverage = if all == 0 { "none".to_owned() } else { format!("{:.1} %", 100.0 * f64::from(inside) / f64::from(all)) };
+        let coverage =
+            if all == 0 { "none".to_owned() } else { format!("{:.1} %", 100.0 * f64::from(inside) / f64::from(all)) };
         println!(
             "| {} | {:.0} | {} | {} | {:.2} | {} | {} | {:.0} | {:.0} | {:.1} % | {:.1} % | {:.0} % | {:.1} % | {:.1} % | {:.1} % | {} | {:.1} % | {} |",
             contestant.name(),

@@ -213,7 +213,10 @@ impl World {
     /// The best that anyone could choose for the role: tokens per second and GPU within the target.
     pub fn best(&self, role: Role) -> Option<f64> {
         let limit_ms = self.limit_ms(role);
-        self.runnable(role).filter_map(|t| t.best_within(&self.spec.job, limit_ms)).map(|(_, rate)| rate).max_by(f64::total_cmp)
+        self.runnable(role)
+            .filter_map(|t| t.best_within(&self.spec.job, limit_ms))
+            .map(|(_, rate)| rate)
+            .max_by(f64::total_cmp)
     }
 
     /// The role's target.

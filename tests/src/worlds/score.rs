@@ -77,8 +77,13 @@ fn interpolation(world: &World, outcome: &Outcome) -> [Vec<f64>; 2] {
     let rows: Vec<Measurement> = outcome.itl.iter().map(|point| measurement(decode, *point)).collect();
     for isl in lengths.iter().step_by(3).map(|isl| isl.round() as u32) {
         let workload = Workload { isl, osl };
-        let fit =
-            DecodeEngine::from_measurements(rows.iter().copied(), workload, decode.gpus, decode.kv_tokens, decode.max_running);
+        let fit = DecodeEngine::from_measurements(
+            rows.iter().copied(),
+            workload,
+            decode.gpus,
+            decode.kv_tokens,
+            decode.max_running,
+        );
         let reach = f64::from(decode.reach(isl, osl));
         for part in [0.1, 0.3, 0.5, 0.7, 0.9] {
             let n = reach.powf(part).max(f64::from(decode.ranks)).round();
@@ -119,15 +124,16 @@ pub fn lower_bound(world: &World) -> (f64, f64) {
     let (isl, osl) = (job.workload.isl, job.workload.osl);
     let mut engines: Vec<(String, u32, f64)> = Vec::new();
     let (start, end) = (f64::from(world.spec.curve.min_isl), f64::from(world.spec.curve.max_isl));
-    let spread = |count: u32| {
-        (0..count).map(move |i| (start * (end / start).powf(f64::from(i) / f64::from(count - 1))) as u32)
-    };
+    let spread =
+        |count: u32| (0..count).map(move |i| (start * (end / start).powf(f64::from(i) / f64::from(count - 1))) as u32);
     for role in Role::ALL {
         let limit_ms = world.limit_ms(role);
         let rated = world.runnable(role).filter_map(|t| Some((t, t.best_within(job, limit_ms)?)));
         let Some((truth, (n, _))) = rated.max_by(|a, b| a.1.1.total_cmp(&b.1.1)) else { continue };
         let busy_s: f64 = match role {
-            Role::Prefill => std::iter::once(isl).chain(spread(5)).map(|l| 8.0 * truth.ttft_ms(f64::from(l)) / 1e3).sum(),
+            Role::Prefill => {
+                std::iter::once(isl).chain(spread(5)).map(|l| 8.0 * truth.ttft_ms(f64::from(l)) / 1e3).sum()
+            }
             Role::Decode => {
                 let curve = spread(3).flat_map(|l| {
                     let most = f64::from(truth.reach(l, osl));

@@ -57,6 +57,8 @@ pub fn find(name: &str, rest: &[String]) -> Result<Task, Stop> {
             None => return Ok(|workspace, _| bench_load(workspace)),
             Some(extra) => return Err(Stop::Usage(format!("`bench load` takes no argument, and `{extra}` was given"))),
         },
+        // Its own program reads what follows.
+        "bench" if rest.first().is_some_and(|what| what == BENCH_WORLDS) => return Ok(bench_worlds),
         "bench" => |workspace, _| bench(workspace),
         "toolchain" => |workspace, _| get_toolchain(workspace, &Steps::start()).map(drop),
         "licences" => |workspace, _| check_licences(workspace, &Steps::start()),
@@ -277,6 +279,17 @@ fn bench_load(workspace: &Workspace) -> Result<(), Stop> {
     let steps = Steps::start();
     build_program(workspace, &steps, "bench_load")?;
     steps.command("bench load", &mut workspace.program("bench_load"))
+}
+
+/// The argument of `bench` that asks for the comparison in simulated worlds.
+const BENCH_WORLDS: &str = "worlds";
+
+fn bench_worlds(workspace: &Workspace, rest: &[String]) -> Result<(), Stop> {
+    let steps = Steps::start();
+    plugins(workspace, &steps)?;
+    build_program(workspace, &steps, "bench_worlds")?;
+    let mut command = workspace.program("bench_worlds");
+    steps.command("bench worlds", command.args(rest.iter().skip(1)))
 }
 
 fn bench(workspace: &Workspace) -> Result<(), Stop> {
