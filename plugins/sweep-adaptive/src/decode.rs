@@ -12,7 +12,7 @@ const RUNG: f64 = 4.0;
 
 /// Looks at one candidate before the bracket is halved instead, and at most.
 const GUESSES: usize = 4;
-const MOST_LOOKS: usize = 14;
+const MOST_LOOKS: usize = 24;
 
 /// A failed point may have taken the engine with it; after this many, what works is good enough.
 const MOST_FAILURES: usize = 2;
@@ -52,10 +52,10 @@ impl Sweep<'_> {
         candidate.prior_kv_tokens.map_or(dp, |kv| (0.8 * kv / tokens.max(1.0)).min(1024.0 * dp).max(dp))
     }
 
-    /// The crossing by the prior's shape through a measured load; `None` without a prior.
-    pub(crate) fn crossing_from(&self, candidate: &Candidate<'_>, n: u32, itl_ms: f64, most: f64) -> Option<f64> {
-        let factor = itl_ms / self.expected_itl_ms(candidate, f64::from(n))?;
-        self.expected_crossing(candidate, factor, self.aim_ms(), most)
+    /// The most requests within `aim_ms` by the prior's shape, moved to run through a measured load; `None` without a prior.
+    pub(crate) fn crossing_from(&self, candidate: &Candidate<'_>, load: &Load, aim_ms: f64, most: f64) -> Option<f64> {
+        let factor = load.itl_ms / self.expected_itl_ms(candidate, f64::from(load.concurrency))?;
+        self.expected_crossing(candidate, factor, aim_ms, most)
     }
 
     /// Just below the target, so that a look at it can tell that it is met.
@@ -88,22 +88,21 @@ impl Sweep<'_> {
         let top = over.map(|o| o.concurrency).into_iter().chain(failed).min();
         let guess = match (within, top) {
             (Some(within), None) if within.concurrency >= most => return None,
-            // Nearer the target than a look can tell.
-            (Some(within), None) if within.itl_ms > self.aim_ms() => return None,
             (Some(within), None) => {
-                let told = self.crossing_from(candidate, within.concurrency, within.itl_ms, f64::from(most));
-                let least = f64::from(within.concurrency) * (1.0 + self.tolerance / 2.0);
+                let n = f64::from(within.concurrency);
+                let told = |aim_ms| self.crossing_from(candidate, within, aim_ms, f64::from(most));
+                // Nearer the target than a look can tell.
+                if within.itl_ms > self.aim_ms() && told(limit_ms).is_some_and(|end| end <= n * (1.0 + self.tolerance))
+                {
+                    return None;
+                }
                 // If the last such guess was short, so may be the next: it grows with every look.
-                let bold = 1.0 + self.tolerance * loads.len() as f64;
-                told.map_or(f64::from(within.concurrency) * RUNG, |n| {
-                    n.max(least) * if loads.len() > 1 { bold } else { 1.0 }
-                })
+                let bold = if loads.len() > 1 { 1.0 + self.tolerance * loads.len() as f64 } else { 1.0 };
+                told(self.aim_ms()).map_or(n * RUNG, |told| told.max(n * (1.0 + self.tolerance / 2.0)) * bold)
             }
             (None, Some(top)) if top <= dp => return None,
             (None, Some(top)) => {
-                let told = loads
-                    .first()
-                    .and_then(|first| self.crossing_from(candidate, first.concurrency, first.itl_ms, f64::from(top)));
+                let told = loads.first().and_then(|l| self.crossing_from(candidate, l, self.aim_ms(), f64::from(top)));
                 // Only a load that was too much is known: less than one per rank means that even that is.
                 told.map_or(f64::from(top) / RUNG, |n| n.min(f64::from(top) / (1.0 + self.tolerance / 2.0)))
             }
@@ -130,16 +129,25 @@ impl Sweep<'_> {
         told.map_or(dp, |n| ((n / f64::from(dp)).floor() as u32).max(1).saturating_mul(dp))
     }
 
-    /// A load between two that bracket the crossing; none if they are close enough, or the lower one is close to the target.
+    /// A load between two that bracket the crossing; none if they are close enough.
     fn between(&self, loads: &[Load], within: &Load, over: Option<&Load>, top: u32, dp: u32) -> Option<f64> {
         let (low, high) = (f64::from(within.concurrency), f64::from(top));
-        if high / low <= 1.0 + self.tolerance || within.itl_ms > self.aim_ms() || within.concurrency + dp >= top {
+        if high / low <= 1.0 + self.tolerance || within.concurrency + dp >= top {
             return None;
         }
+        // Where a power law through both reaches a latency.
+        let reaches = |aim_ms: f64| {
+            let part = over.map(|over| (aim_ms / within.itl_ms).ln() / (over.itl_ms / within.itl_ms).ln())?;
+            part.is_finite().then(|| low * (high / low).powf(part.clamp(0.0, 1.0)))
+        };
         let aim_ms = self.aim_ms();
-        let part = over.map(|over| (aim_ms / within.itl_ms).ln() / (over.itl_ms / within.itl_ms).ln());
-        Some(match part.filter(|p| p.is_finite() && *p > 0.0) {
-            Some(part) if loads.len() <= GUESSES => low * (high / low).powf(part.min(1.0)),
+        if within.itl_ms > aim_ms
+            && reaches(self.limit_ms(Role::Decode)).is_some_and(|end| end <= low * (1.0 + self.tolerance))
+        {
+            return None;
+        }
+        Some(match reaches(aim_ms).filter(|n| *n > low) {
+            Some(n) if loads.len() <= GUESSES => n,
             _ => (low * high).sqrt(),
         })
     }

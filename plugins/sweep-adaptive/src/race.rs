@@ -22,6 +22,13 @@ pub(crate) struct Chance {
     pub(crate) high: f64,
 }
 
+impl Chance {
+    /// What orders candidates: what is expected, and among those of which nothing is, what might be.
+    fn promise(&self) -> f64 {
+        self.expected + 1e-3 * self.high.min(1e12)
+    }
+}
+
 impl<'a> Sweep<'a> {
     /// `None` where nobody can tell: no prior and no measurement.
     pub(crate) fn chance(&self, candidate: &Candidate<'_>) -> Option<Chance> {
@@ -82,7 +89,7 @@ impl<'a> Sweep<'a> {
             // More load brings more, also where it costs more.
             (_, Some(over)) => over.throughput * (1.0 + SLACK),
             (_, None) if highest.concurrency >= reach => highest.throughput * (1.0 + SLACK),
-            (_, None) => match self.crossing_from(candidate, highest.concurrency, highest.itl_ms, f64::from(reach)) {
+            (_, None) => match self.crossing_from(candidate, highest, limit_ms, f64::from(reach)) {
                 Some(n) => highest.throughput * (n * 1.05 / f64::from(highest.concurrency)).max(1.0),
                 None => f64::INFINITY,
             },
@@ -131,17 +138,15 @@ impl<'a> Sweep<'a> {
     /// Candidates to go on with, out of those that are not finished: the promising ones first, the others only when
     /// nobody else is left.
     pub(crate) fn next_wave(&self, unfinished: Vec<Candidate<'a>>) -> Vec<Candidate<'a>> {
-        let all = unfinished.into_iter().filter(|c| self.out(c).is_none());
-        let mut wanted: Vec<(Candidate<'a>, f64)> =
-            all.map(|c| (c, self.chance(&c).map_or(f64::INFINITY, |chance| chance.expected))).collect();
-        wanted.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let of_role = |c: &Candidate<'_>| self.candidates.of(c.role).filter_map(|c| self.chance(&c));
-        let best = wanted.first().map_or(0.0, |(c, _)| of_role(c).map(|chance| chance.expected).fold(0.0, f64::max));
+        let promise = |c: &Candidate<'_>| self.chance(c).map_or(f64::INFINITY, |chance| chance.promise());
+        let mut wanted: Vec<_> = unfinished.into_iter().filter(|c| self.out(c).is_none()).collect();
+        wanted.sort_by(|a, b| promise(b).total_cmp(&promise(a)));
+        let Some(role) = wanted.first().map(|c| c.role) else { return wanted };
+        let best = self.candidates.of(role).filter_map(|c| self.chance(&c)).map(|c| c.promise()).fold(0.0, f64::max);
         let running = |c: &Candidate<'_>| self.history.facts_of(c.id).is_some();
         let hopeful: Vec<_> =
-            wanted.iter().filter(|(c, expected)| running(c) || *expected >= WAITS * best).map(|(c, _)| *c).collect();
-        let chosen =
-            if !self.prune || hopeful.is_empty() { wanted.into_iter().map(|(c, _)| c).collect() } else { hopeful };
+            wanted.iter().copied().filter(|c| !self.prune || running(c) || promise(c) >= WAITS * best).collect();
+        let chosen = if hopeful.is_empty() { wanted } else { hopeful };
         packing::together(chosen, self.history, self.job.hardware.total_gpus)
     }
 
