@@ -28,8 +28,8 @@ pub use client::run;
 pub use merge::Merge;
 
 use super::prompts::Prompter;
-use super::random::Random;
 use super::{Api, Options};
+use crate::domain::random::Random;
 use crate::load::{Endpoint, LoadError, Point, Traffic};
 
 /// Most clients: each is a pod, and a stream of lines through the API server.
