@@ -115,13 +115,13 @@ impl Merge {
     }
 
     /// Since when all clients have their share in flight.
-    fn from_s(&self) -> Option<f64> {
+    fn counting_since_s(&self) -> Option<f64> {
         self.clients.iter().map(|client| client.from_s).try_fold(0.0, |latest: f64, from| Some(latest.max(from?)))
     }
 
     /// Moves what is known to count from the pending ones.
     fn settle(&mut self) {
-        let Some(from_s) = self.from_s() else { return };
+        let Some(from_s) = self.counting_since_s() else { return };
         let settled_s = self.clients.iter().map(|client| client.settled_s).fold(f64::INFINITY, f64::min);
         self.pending.retain(|counted| counted.sample.start_s >= from_s);
         let mut new: Vec<Counted> = self.pending.extract_if(.., |c| c.sample.start_s <= settled_s).collect();
@@ -131,7 +131,7 @@ impl Merge {
     }
 
     fn findings(&self) -> Option<Findings<'_>> {
-        let from_s = self.from_s()?;
+        let from_s = self.counting_since_s()?;
         let until = self.clients.iter().map(|client| client.until).min()?;
         Some(Findings {
             point: &self.work.point,
@@ -164,7 +164,7 @@ impl Merge {
 
     /// Whether all clients have their share in flight.
     pub fn is_counting(&self) -> bool {
-        self.from_s().is_some()
+        self.counting_since_s().is_some()
     }
 
     /// How far it came, for an error.
@@ -327,7 +327,7 @@ mod tests {
                 if let Some(line) = waiting[client].next() {
                     merge.take(client as u32, &line).unwrap();
                     // A stream that broke off begins anew.
-                    if random.next() % 4 == 0 {
+                    if random.next().is_multiple_of(4) {
                         prop_assert_eq!(merge.take(client as u32, &line).unwrap(), None);
                     }
                 }
