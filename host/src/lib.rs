@@ -21,3 +21,4 @@ pub mod replay;
 pub mod run;
 pub mod scheduler;
 pub mod spec;
+pub mod telemetry;

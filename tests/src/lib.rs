@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests: a failure is the message")]
 
+pub mod chromium;
 pub mod fixtures;
 pub mod guests;
 pub mod kills;
@@ -11,6 +12,7 @@ pub mod openai;
 pub mod processes;
 pub mod recorded;
 pub mod runs;
+pub mod worlds;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

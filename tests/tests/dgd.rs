@@ -92,7 +92,7 @@ fn spec(backend: Backend, api: DgdApi, moe: bool) -> RunSpec {
         limits: Limits::default(),
         curve: CurveRange { min_isl: 100, max_isl: 16_384 },
         plugins: Plugins {
-            sweep: plugin("sweep-coarse-fine"),
+            sweep: plugin("sweep-adaptive"),
             selection: plugin("select-throughput"),
             planner: plugin("planner-sla"),
             strict: false,
@@ -117,6 +117,7 @@ fn spec(backend: Backend, api: DgdApi, moe: bool) -> RunSpec {
             tolerations: Vec::new(),
         },
         auto_apply: false,
+        budget: Default::default(),
         simulation: SimulationSpec {
             noise_cv: 0.0,
             model_error: 0.0,
@@ -183,7 +184,7 @@ fn mappings(moe: bool) -> (Mapping, Mapping) {
 fn generate(spec: &RunSpec, shape: Shape) -> Result<Generated, DgdError> {
     let (plan, profile) = (plan(), profile());
     let (prefill, decode) = mappings(spec.job.model.is_moe());
-    dgd::generate_shape(&Request { spec, prefill, decode, plan: &plan, profile: Some(&profile) }, shape)
+    dgd::generate_shape(&Request { spec: spec.into(), prefill, decode, plan: &plan, profile: Some(&profile) }, shape)
 }
 
 const PLAIN: Shape = Shape { mocker: false, planner: false };
@@ -376,7 +377,7 @@ fn a_mocker_without_curves_and_a_runtime_version_in_v1alpha1_are_refused() {
     let mut spec = spec(Backend::Vllm, DgdApi::V1alpha1, false);
     let plan = plan();
     let (prefill, decode) = mappings(false);
-    let request = Request { spec: &spec, prefill, decode, plan: &plan, profile: None };
+    let request = Request { spec: (&spec).into(), prefill, decode, plan: &plan, profile: None };
     assert_eq!(dgd::generate_shape(&request, MOCKER), Err(DgdError::MockerWithoutProfile));
     let files = dgd::generate_files(&request).unwrap();
     assert_eq!(files.mocker_config_with_planner, None);

@@ -174,8 +174,6 @@ fn dynamo_8567_and_8576_and_8583_no_answer_needs_more_gpus_than_there_are() {
     assert!(run.said.out.contains("does not reach for the demand"), "{}", run.said.out);
     // A dense engine lies within one node.
     assert!(result["candidates"].as_array().unwrap().iter().all(|c| c["gpus"].as_u64().unwrap() <= 4));
-    let reasons = result["rejected"].to_string();
-    assert!(reasons.contains("node"), "{reasons}");
 }
 
 /// The path of the weights within their volume was put in front of itself.

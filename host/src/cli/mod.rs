@@ -1,24 +1,31 @@
 //! The command line: one file per subcommand.
 
 pub mod cluster;
+pub mod completions;
 pub mod config;
 pub mod controller;
+pub mod doctor;
 pub mod drop_in;
 pub mod explain;
 pub mod gc;
 pub mod kubernetes;
+mod load_client;
+pub mod plan;
 pub mod plugin;
 mod preflight;
 pub mod profile;
 pub mod replay;
+pub mod report;
 pub mod resume;
 mod reuse;
+pub mod watch;
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::engine::kubernetes::load;
 use crate::output::error::AppError;
 use crate::output::exit_code;
 use crate::output::logging::{self, LogFile};
@@ -67,10 +74,14 @@ enum Command {
     Resume(resume::Args),
     /// Remove what killed runs have left
     Gc(gc::Args),
+    /// Say what a run would cost, as a range, before anything is created: launches, points, GPU-hours, time, money
+    Plan(Box<plan::Args>),
     /// Ask a recorded run again, with another policy or another SLA; measures nothing
     Replay(Box<replay::Args>),
     /// Say why a recorded run came out as it did, and which SLA would make another candidate win
     Explain(explain::Args),
+    /// Write a recorded run as one HTML file, for a colleague who was not there
+    Report(report::Args),
     /// Work off the DGDRs of a cluster that name our class, one Job each
     Controller(controller::Args),
     /// Look at the job that a DGDR and flags make, or at the schemas of files
@@ -79,6 +90,12 @@ enum Command {
     /// Make, check and keep plugins
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
+    /// See whether this machine and its cluster have what a run needs
+    Doctor(doctor::Args),
+    /// Print completions for a shell
+    Completions(completions::CompletionArgs),
+    /// Write the manual pages
+    Man(completions::ManArgs),
 }
 
 /// What subcommands work with.
@@ -98,6 +115,7 @@ pub fn main() -> ExitCode {
     match arguments.next() {
         Some(command) if command == child::COMMAND => return ExitCode::from(child::main(arguments)),
         Some(command) if command == supervise::COMMAND => return ExitCode::from(supervise::main(arguments)),
+        Some(command) if command == load::COMMAND => return ExitCode::from(load_client::main()),
         _ => {}
     }
     child::this_program_compiles();
@@ -131,9 +149,14 @@ fn run(command: Command, session: &Session) -> Result<u8, AppError> {
         Command::Profile(args) => args.run(session),
         Command::Resume(args) => args.run(session),
         Command::Gc(args) => args.run(session),
+        Command::Plan(args) => args.run(session),
         Command::Replay(args) => args.run(session),
         Command::Explain(args) => args.run(session),
+        Command::Report(args) => args.run(session),
         Command::Controller(args) => args.run(session),
+        Command::Doctor(args) => args.run(session),
+        Command::Completions(args) => args.run(session),
+        Command::Man(args) => args.run(session),
         Command::Config(command) => {
             let mut text = Vec::new();
             command.run(&mut text, printer.is_json())?;

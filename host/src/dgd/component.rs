@@ -6,7 +6,7 @@ use super::{DgdError, Request, Shape};
 use crate::{
     backends::{self, EngineLimits, Mode, image},
     domain::{Candidate, Mapping, Role},
-    spec::{ModelCache, RunSpec},
+    spec::{ModelCache, Wanted},
 };
 
 /// Name of the frontend, as in Dynamo's own deployments.
@@ -128,13 +128,13 @@ fn model_path_in(cache: &ModelCache) -> Option<String> {
 }
 
 /// Where engines find the weights.
-fn model_path(spec: &RunSpec) -> String {
+fn model_path(spec: Wanted<'_>) -> String {
     let cached = spec.deployment.model_cache.as_ref().and_then(model_path_in);
     cached.unwrap_or_else(|| spec.job.model.name.clone())
 }
 
 /// Image of engines: given apart, else beside the given one, else NVIDIA's.
-fn worker_image(spec: &RunSpec) -> Result<String, DgdError> {
+fn worker_image(spec: Wanted<'_>) -> Result<String, DgdError> {
     let backend = spec.job.backend;
     match (&spec.deployment.workers_image, &spec.deployment.image) {
         (Some(workers), _) => Ok(workers.clone()),
@@ -144,14 +144,14 @@ fn worker_image(spec: &RunSpec) -> Result<String, DgdError> {
 }
 
 /// Image of planner and mockers: beside the given one, else NVIDIA's.
-pub(super) fn planner_image(spec: &RunSpec) -> Result<String, DgdError> {
+pub(super) fn planner_image(spec: Wanted<'_>) -> Result<String, DgdError> {
     match &spec.deployment.image {
         Some(image) => Ok(image::planner(image)?),
         None => Ok(image::default_planner()),
     }
 }
 
-fn frontend(spec: &RunSpec, image: String) -> Component {
+fn frontend(spec: Wanted<'_>, image: String) -> Component {
     let mut frontend = Component::new(FRONTEND, Kind::Frontend, image, "dynamo.frontend");
     let cache = spec.deployment.model_cache.as_ref();
     if let Some(path) = cache.and_then(model_path_in) {
@@ -195,7 +195,7 @@ pub(super) fn disaggregated(request: &Request<'_>, shape: Shape) -> Result<Vec<C
 }
 
 /// Frontend and one worker that serves whole requests.
-pub(super) fn alone(spec: &RunSpec, candidate: &Candidate) -> Result<Vec<Component>, DgdError> {
+pub(super) fn alone(spec: Wanted<'_>, candidate: &Candidate) -> Result<Vec<Component>, DgdError> {
     let mode = Mode::Alone { prefix_caching: candidate.role == Role::Decode };
     let worker = engine(spec, super::measured::WORKER, Kind::Worker(None), candidate.role, candidate.mapping, mode)?;
     let image = spec.deployment.image.clone().unwrap_or_else(|| worker.image.clone());
@@ -203,7 +203,7 @@ pub(super) fn alone(spec: &RunSpec, candidate: &Candidate) -> Result<Vec<Compone
 }
 
 fn engine(
-    spec: &RunSpec,
+    spec: Wanted<'_>,
     name: &str,
     kind: Kind,
     role: Role,

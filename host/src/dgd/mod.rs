@@ -31,11 +31,11 @@ use serde_json::Value;
 use crate::{
     backends::{UnsupportedMapping, image::DigestError},
     domain::{Backend, Candidate, Mapping, Plan, Role},
-    spec::{DgdApi, RunSpec},
+    spec::{DgdApi, Wanted},
 };
 
 pub use profile_data::{DecodePoint, DecodeTable, PLANNER_MIN_POINTS, PrefillPoint, PrefillTable, ProfileData};
-pub use read::{ReadError, component_args, workers};
+pub use read::{ReadError, component_args, component_env, workers};
 pub use yaml::{deployment_in, documents, to_yaml};
 
 /// One worker component of a deployment.
@@ -57,7 +57,7 @@ pub struct Worker {
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     /// The question, and the user's wishes for the deployment.
-    pub spec: &'a RunSpec,
+    pub spec: Wanted<'a>,
     /// How prefill workers spread over GPUs.
     pub prefill: Mapping,
     /// How decode workers spread over GPUs.
@@ -94,6 +94,16 @@ impl Generated {
     pub fn to_yaml(&self) -> Result<String, DgdError> {
         documents(self.config_maps.iter().chain([&self.dgd]))
     }
+
+    /// The same as a file, with a comment above that says what it promises.
+    ///
+    /// # Errors
+    /// If an object cannot be written as YAML.
+    pub fn to_file(&self, summary: &str, feasible: bool) -> Result<String, DgdError> {
+        let warning =
+            if feasible { "" } else { "# WARNING: this does NOT meet the SLA; it is the least bad answer.\n" };
+        Ok(format!("# sla-profiler {}: {summary}\n{warning}{}", env!("CARGO_PKG_VERSION"), self.to_yaml()?))
+    }
 }
 
 /// The three files of a run.
@@ -105,6 +115,18 @@ pub struct Files {
     pub mocker_config_with_planner: Option<Generated>,
     /// `final_config.yaml`: what the user asked for, and what is applied.
     pub final_config: Generated,
+}
+
+/// `3 x tp1 prefill + 2 x tp1 decode, 43.14 requests/s`
+pub fn summary(prefill: Mapping, decode: Mapping, plan: &Plan) -> String {
+    format!(
+        "{} x {} prefill + {} x {} decode, {:.2} requests/s",
+        plan.prefill_replicas,
+        prefill.label(),
+        plan.decode_replicas,
+        decode.label(),
+        plan.capacity_requests_per_second
+    )
 }
 
 /// A deployment cannot be generated.
@@ -204,7 +226,8 @@ pub fn generate_files(request: &Request<'_>) -> Result<Files, DgdError> {
 ///
 /// # Errors
 /// [`DgdError`] names the thing and the next step.
-pub fn generate_candidate(spec: &RunSpec, candidate: &Candidate) -> Result<Value, DgdError> {
+pub fn generate_candidate<'a>(spec: impl Into<Wanted<'a>>, candidate: &Candidate) -> Result<Value, DgdError> {
+    let spec = spec.into();
     let name = format!("{}-{}-{}", spec.job.backend, candidate.role, candidate.mapping);
     let user = spec.deployment.overrides.as_ref().map(|user| measured::overrides(user, candidate.role));
     finish(spec, &name, Some(spec.job.backend), &component::alone(spec, candidate)?, user.as_ref())
@@ -212,7 +235,7 @@ pub fn generate_candidate(spec: &RunSpec, candidate: &Candidate) -> Result<Value
 
 /// Steps 2 to 5.
 fn finish(
-    spec: &RunSpec,
+    spec: Wanted<'_>,
     name: &str,
     framework: Option<Backend>,
     components: &[component::Component],

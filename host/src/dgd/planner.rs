@@ -10,7 +10,7 @@ use super::{
     DgdError, ProfileData, Request, Shape,
     component::{self, Component, Kind, MOCKER_MODULE, Mount, Source},
 };
-use crate::{domain::Role, spec::RunSpec};
+use crate::{domain::Role, spec::Wanted};
 
 /// Where planner and mockers find the profile data.
 const PROFILE_DATA_PATH: &str = "/workspace/profiling_results";
@@ -79,7 +79,7 @@ pub(super) fn scales(user: &Map<String, Value>, role: Role) -> bool {
 
 /// Adds the planner; gives the ConfigMap with its settings.
 pub(super) fn add(
-    spec: &RunSpec,
+    spec: Wanted<'_>,
     settings: &Map<String, Value>,
     components: &mut Vec<Component>,
 ) -> Result<Value, DgdError> {
@@ -93,7 +93,7 @@ pub(super) fn add(
 }
 
 /// Mounts the profile data into planner and mockers; gives the ConfigMap.
-pub(super) fn add_profile(spec: &RunSpec, profile: &ProfileData, components: &mut [Component]) -> Value {
+pub(super) fn add_profile(spec: Wanted<'_>, profile: &ProfileData, components: &mut [Component]) -> Value {
     let data = json!({
         "prefill_raw_data.json": line_per_key(&profile.prefill.to_json()),
         "decode_raw_data.json": line_per_key(&profile.decode.to_json()),
@@ -119,7 +119,7 @@ fn line_per_key(value: &Value) -> String {
     format!("{{\n{}\n}}\n", lines.join(",\n"))
 }
 
-fn config_map(spec: &RunSpec, prefix: &str, data: Value) -> (String, Value) {
+fn config_map(spec: Wanted<'_>, prefix: &str, data: Value) -> (String, Value) {
     let digest = Sha256::digest(data.to_string());
     let hash: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     let name = format!("{prefix}-{hash}");

@@ -8,6 +8,7 @@
 //!              |-- output      results as ConfigMaps
 //!              |-- nodes       GPUs, from node labels
 //!              |-- preflight   what a run will lack, all at once
+//!              |-- jobs        created, deleted, found again
 //!              '-- controller  works off requests, a Job each
 //! ```
 //!
@@ -22,6 +23,7 @@ pub mod deployments;
 pub mod dgdr;
 pub mod error;
 pub mod events;
+pub mod jobs;
 pub mod nodes;
 pub mod output;
 pub mod owner;

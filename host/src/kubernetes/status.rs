@@ -17,6 +17,7 @@ use super::dgdr::Dgdr;
 use super::events::Events;
 use super::output;
 use crate::domain::{Candidate, History};
+use crate::run::forecast::{Forecast, Tracker};
 use crate::run::{Event, Observer, Phase, Record, status};
 use crate::spec::DgdApi;
 
@@ -83,6 +84,8 @@ pub struct Report {
     pub succeeded: Option<bool>,
     /// Whether the deployment came up; absent while it is not applied.
     pub deployment_ready: Option<bool>,
+    /// Replicas of the deployment, as the API has them; absent while none is applied.
+    pub deployment_info: Option<Value>,
 }
 
 /// Conditions by type; the time of a condition changes with its status only.
@@ -166,6 +169,9 @@ impl Report {
                 if let Some(name) = dgd_name {
                     status.insert("dgdName".to_owned(), name);
                 }
+                if let Some(info) = &self.deployment_info {
+                    status.insert("deploymentInfo".to_owned(), info.clone());
+                }
             }
             DgdApi::V1alpha1 => {
                 status.insert("state".to_owned(), self.stage.v1alpha1().into());
@@ -184,6 +190,7 @@ impl Report {
 pub struct StatusObserver {
     newest: watch::Sender<Report>,
     candidates: Vec<Candidate>,
+    tracker: Tracker,
     events: tokio::sync::mpsc::UnboundedSender<Note>,
 }
 
@@ -207,6 +214,8 @@ impl StatusObserver {
 
 impl Observer for StatusObserver {
     fn on(&mut self, record: &Record, _: &History) {
+        let progress = status::progress(self.tracker.on(record));
+        let with_progress = |text: String| if progress.is_empty() { text } else { format!("{text} ({progress})") };
         match &record.event {
             Event::RunStarted(started) => {
                 self.candidates.clone_from(&started.candidates);
@@ -217,6 +226,15 @@ impl Observer for StatusObserver {
             Event::PhaseStarted { phase } => {
                 let title = format!("phase {} of 7: {}", phase.number(), phase.title());
                 self.note(false, phase.dynamo_name(), title);
+            }
+            Event::Launching { candidate } => {
+                let text = with_progress(format!("launching {}", self.name(*candidate)));
+                self.note(false, "CandidateLaunching", text);
+            }
+            Event::Launched { facts } => {
+                let took =
+                    format!("measuring {}, which answered after {:.0} s", self.name(facts.candidate), facts.launch_s);
+                self.note(false, "CandidateMeasuring", with_progress(took));
             }
             Event::Failed { failure, .. } if failure.probe.is_none() => {
                 let text = format!("{}: {}: {}", self.name(failure.candidate), failure.class, failure.reason);
@@ -246,7 +264,7 @@ impl Observer for StatusObserver {
         }
         let Some(message) = status::message(&record.event, &self.candidates) else { return };
         self.newest.send_modify(|report| {
-            report.message = message;
+            report.message = with_progress(message);
             "Running".clone_into(&mut report.reason);
             report.stage = Stage::Profiling;
             if let Event::PhaseStarted { phase } = &record.event {
@@ -272,11 +290,12 @@ pub struct StatusTask {
 }
 
 /// Starts writing the status of a request.
-pub fn follow(kube: Kube, dgdr: Dgdr) -> (StatusObserver, StatusTask) {
+pub fn follow(kube: Kube, dgdr: Dgdr, forecast: Forecast) -> (StatusObserver, StatusTask) {
     let first = Report { stage: Stage::Profiling, profiling_phase: "Initializing", ..Report::default() };
     let (newest, mut changes) = watch::channel(first);
     let (events, mut notes) = tokio::sync::mpsc::unbounded_channel::<Note>();
-    let observer = StatusObserver { newest: newest.clone(), candidates: Vec::new(), events };
+    let observer =
+        StatusObserver { newest: newest.clone(), candidates: Vec::new(), tracker: Tracker::new(forecast), events };
     let publisher = Events::new(kube.clone(), &dgdr.owner());
     let notes = tokio::spawn(async move {
         while let Some(note) = notes.recv().await {

@@ -181,11 +181,8 @@ impl Artifacts {
         feasible: bool,
         summary: &str,
     ) -> Result<(), RunError> {
-        let warning =
-            if feasible { "" } else { "# WARNING: this does NOT meet the SLA; it is the least bad answer.\n" };
-        let head = format!("# sla-profiler {}: {summary}\n{warning}", env!("CARGO_PKG_VERSION"));
         let write = |name: &str, generated: &dgd::Generated| {
-            self.write(context, name, format!("{head}{}", generated.to_yaml()?).as_bytes())
+            self.write(context, name, generated.to_file(summary, feasible)?.as_bytes())
         };
         write("config_with_planner.yaml", &files.config_with_planner)?;
         if let Some(mocker) = &files.mocker_config_with_planner {

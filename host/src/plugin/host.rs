@@ -152,7 +152,7 @@ impl From<&Item> for Interface {
 /// What decides when the user says nothing.
 pub fn default_choice(kind: Kind) -> PluginChoice {
     let name = match kind {
-        Kind::SweepStrategy => "sweep-coarse-fine",
+        Kind::SweepStrategy => "sweep-adaptive",
         Kind::SelectionPolicy => "select-throughput",
         Kind::PlannerModel => "planner-sla",
     };

@@ -98,6 +98,7 @@ const OURS: &[&str] = &[
     "config_with_planner.yaml",
     "mocker_config_with_planner.yaml",
     "final_config.yaml",
+    "report.html",
     "selected_prefill_interpolation",
     "selected_decode_interpolation",
     "deployment",
@@ -124,6 +125,19 @@ fn is_locked(dir: &Dir) -> io::Result<bool> {
         Err(std::fs::TryLockError::WouldBlock) => Ok(true),
         Err(std::fs::TryLockError::Error(error)) => Err(error),
     }
+}
+
+/// Writes a file that the user named, whole or not at all.
+///
+/// # Errors
+/// If its folder is not there or does not take it.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), DirError> {
+    let failed = |source| DirError::File { action: "write", path: path.to_owned(), source };
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or_else(|| failed(io::Error::new(io::ErrorKind::InvalidInput, "not the name of a file")))?;
+    let dir = Dir::open_ambient_dir(folder, ambient_authority()).map_err(failed)?;
+    RunDir { dir: Arc::new(dir), path: folder.to_owned() }.write(name, bytes)
 }
 
 impl RunDir {
@@ -185,6 +199,28 @@ impl RunDir {
     pub fn sync(&self) -> Result<(), DirError> {
         let synced = self.dir.open(".").and_then(|dir| dir.sync_all());
         synced.map_err(|source| self.file_error("write", ".", source))
+    }
+
+    /// Removes what a killed process has half written, here and in the folders of candidates. For whoever holds the lock of
+    /// the run.
+    pub(super) fn remove_halves(&self) {
+        let half = |name: &Path| name.extension().is_some_and(|extension| extension == "part");
+        let names = |dir: &Dir| -> Vec<PathBuf> {
+            let entries = dir.entries().into_iter().flatten().flatten();
+            entries.map(|entry| PathBuf::from(entry.file_name())).collect()
+        };
+        let remove = |dir: &Dir| {
+            for name in names(dir).iter().filter(|name| half(name)) {
+                // Best effort: it is in nobody's way.
+                let _ = dir.remove_file(name);
+            }
+        };
+        remove(&self.dir);
+        for name in names(&self.dir).iter().filter(|name| name.to_str().is_some_and(is_ours)) {
+            if let Ok(folder) = self.dir.open_dir(name) {
+                remove(&folder);
+            }
+        }
     }
 
     /// As the user gave it.

@@ -8,7 +8,7 @@ use crate::domain::search_space::Rejected;
 use crate::domain::{Candidate, CandidateId, EngineFacts, Failure, Goal, Job, Measurement, Plan, Selection, Step};
 use crate::engine::CheckReport;
 use crate::plugin::api::{CallCost, Identity, Kind};
-use crate::spec::SimulationSpec;
+use crate::spec::{DeploymentSpec, SimulationSpec};
 
 /// Format of the journal; raised when a reader of the old one would misread the new one.
 pub const JOURNAL_FORMAT: u32 = 1;
@@ -141,6 +141,11 @@ pub enum Event {
         /// What it says of itself.
         facts: EngineFacts,
     },
+    /// A candidate is measured on an engine that was launched for the other role.
+    Joined {
+        /// What the engine says of itself, for this candidate.
+        facts: EngineFacts,
+    },
     /// A point is being measured.
     Measuring {
         /// Which.
@@ -243,6 +248,9 @@ pub struct RunStarted {
     /// What makes its measurements what they are, by name; `--reuse` takes over where all of it is the same.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub identity: super::reuse::Identity,
+    /// What the deployment looks like; absent in journals of older programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<DeploymentSpec>,
     /// SHA-256 of everything that was asked for, in hex; resume refuses another one.
     pub spec_sha256: String,
 }

@@ -107,9 +107,20 @@ pub fn message(event: &Event, candidates: &[Candidate]) -> Option<String> {
     match event {
         Event::PhaseStarted { phase } => Some(format!("phase {} of 7: {}", phase.number(), phase.title())),
         Event::Launching { candidate } => Some(format!("launching {}", name(*candidate))),
-        Event::Launched { facts } => Some(format!("measuring {}", name(facts.candidate))),
+        Event::Launched { facts } | Event::Joined { facts } => Some(format!("measuring {}", name(facts.candidate))),
         _ => None,
     }
+}
+
+/// `42 %, about 3 min to go`; empty before there is something to go by.
+pub fn progress(standing: Standing) -> String {
+    let Some(eta_s) = standing.eta_s else { return String::new() };
+    let left = match eta_s.ceil() as u64 {
+        s if s < 100 => format!("{s} s"),
+        s if s < 100 * 60 => format!("{} min", s.div_ceil(60)),
+        s => format!("{:.1} h", s as f64 / 3600.0),
+    };
+    format!("{:.0} %, about {left} to go", (standing.fraction * 100.0).floor())
 }
 
 impl Observer for StatusWriter {

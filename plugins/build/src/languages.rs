@@ -167,7 +167,7 @@ pub(crate) fn c(source: Source<'_>, report: Report<'_>) -> Result<Component, Err
     for file in project.sources.iter().map(|file| project.folder.join(file)).chain([generated]) {
         let object = stage.join(file.file_name().unwrap_or_default()).with_extension("o");
         let mut compile = Command::new(usr.join("lib/llvm-14/bin/clang"));
-        compile.env("LD_LIBRARY_PATH", usr.join("lib").join(format!("{}-linux-gnu", env::consts::ARCH)));
+        compile.env("LD_LIBRARY_PATH", host_libraries(&usr));
         compile.args(["--target=wasm32-wasi", "-std=c11", "-Os", "-Wall", "-c"]);
         compile.arg(format!("--sysroot={}", usr.display()));
         compile.arg("-isystem").arg(usr.join("include/wasm32-wasi"));
@@ -188,8 +188,13 @@ fn host_tools() -> Result<PathBuf, Error> {
     Ok(Path::new(&libraries).with_file_name("bin"))
 }
 
+/// Where Debian's packages put their libraries, below an unpacked `usr`.
+pub(crate) fn host_libraries(usr: &Path) -> PathBuf {
+    usr.join("lib").join(format!("{}-linux-gnu", env::consts::ARCH))
+}
+
 /// The folder of tools with these pins, filled by `fill` the first time.
-fn tools(
+pub(crate) fn tools(
     cache: &Path,
     language: &str,
     pins: &[u8],

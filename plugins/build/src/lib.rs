@@ -5,11 +5,13 @@
 //! * [`component`]: cargo packages in, `<name>.wasm` files with their digests out.
 //! * [`project`]: a plugin's folder of sources in any of four languages, built by what `plugin.toml` says.
 //! * [`scaffold`]: new projects.
+//! * [`chromium`]: a headless browser for the tests of the report.
 //! * [`python`]: the Python environments of the tests: numpy, and NVIDIA's packages.
 //!
 //! One code path serves the bundled plugins (`cargo xtask plugins`), the tests, and plugins written elsewhere. No build
 //! script runs cargo: nested builds wait for cargo's lock and inherit settings that were meant for the host.
 
+pub mod chromium;
 pub mod component;
 mod debian;
 mod error;

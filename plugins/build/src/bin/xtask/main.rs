@@ -1,5 +1,6 @@
 //! `cargo xtask`: the tasks of this workspace. `cargo xtask --help` lists them.
 
+mod benches;
 mod fuzz;
 mod kubernetes;
 mod licences;
@@ -27,8 +28,11 @@ Tasks:
   fuzz [TARGET...] [--seconds N] [--seed N] [--replay FILE]
                       Run the fuzz targets of tests/fuzz, guided by coverage; 60 s each
   generate            Rewrite the generated files that the tests compare with
-  bench [load|kills]  Build and run the benchmark report; `load`: the load generator's, with AIPerf if it is there;
-                      `kills`: hundreds of kills, each resumed
+  bench [REPORT] [FLAGS]
+                      Build and run a benchmark report: without a name the plugins' and phases'; `load`: the load generator's,
+                      with AIPerf if it is there; `kubernetes`: what a candidate costs on a cluster of kwok nodes; `kills`:
+                      hundreds of kills, each resumed; `planner`: planners against simulated deployments; `worlds`: sweeps
+                      and NVIDIA's loop in simulated worlds
   toolchain           Get the Wasm toolchain only
   kubernetes-assets   Build the Kubernetes servers that the tests start, with Go
   licences            Check every dependency's licence and source against deny.toml, offline
@@ -37,6 +41,7 @@ Environment:
   SLA_PROFILER_WASM_TOOLCHAIN  installed, rustup or debian: use this Wasm toolchain or fail
   SLA_PROFILER_PYTHON          a Python with the packages of tests/requirements.txt, instead of one made here
   KUBEBUILDER_ASSETS           a folder with etcd, kube-apiserver and the others, instead of building them
+  SLA_PROFILER_CHROMIUM        a headless Chromium, instead of Debian's unpacked here
   SLA_PROFILER_INTEROP_PYTHON  a Python with the packages of tests/interop/requirements.txt, likewise
   CI                           when set, Cargo.lock must be current and nothing is compiled incrementally
 

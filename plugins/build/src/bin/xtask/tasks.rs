@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use sla_profiler_plugin_build::chromium::{self, CHROMIUM_VARIABLE};
 use sla_profiler_plugin_build::component::{self, Component, Request};
 use sla_profiler_plugin_build::project::{Place, Project};
 use sla_profiler_plugin_build::python::{self, INTEROP_VARIABLE, Listed, PYTHON_VARIABLE};
@@ -12,15 +13,16 @@ use sla_profiler_plugin_build::toolchain::{self, Toolchain};
 use sla_profiler_plugin_build::{Error, process};
 
 use crate::workspace::{Workspace, in_ci};
-use crate::{fuzz, kubernetes, licences, say};
+use crate::{benches, fuzz, kubernetes, licences, say};
 
 /// The packages of the plugins that the program carries.
 const BUNDLED: &[&str] = &[
     "sla-profiler-plugin-sweep-grid",
-    "sla-profiler-plugin-sweep-coarse-fine",
+    "sla-profiler-plugin-sweep-adaptive",
     "sla-profiler-plugin-select-throughput",
     "sla-profiler-plugin-select-cost",
     "sla-profiler-plugin-planner-sla",
+    "sla-profiler-plugin-planner-queueing",
 ];
 
 /// Why a task did not succeed.
@@ -57,17 +59,10 @@ pub fn find(name: &str, rest: &[String]) -> Result<Task, Stop> {
         }
         "kubernetes-assets" => |workspace, _| kubernetes_assets(workspace, &Steps::start()).map(drop),
         "generate" => |workspace, _| generate(workspace),
-        "bench" if rest.first().is_some_and(|what| what == BENCH_LOAD) => match rest.get(1) {
-            None => return Ok(|workspace, _| bench_load(workspace)),
-            Some(extra) => return Err(Stop::Usage(format!("`bench load` takes no argument, and `{extra}` was given"))),
-        },
-        "bench" if rest.first().is_some_and(|what| what == BENCH_KILLS) => match rest.get(1) {
-            None => return Ok(|workspace, _| bench_kills(workspace)),
-            Some(extra) => {
-                return Err(Stop::Usage(format!("`bench kills` takes no argument, and `{extra}` was given")));
-            }
-        },
-        "bench" => |workspace, _| bench(workspace),
+        "bench" => {
+            benches::check(rest)?;
+            return Ok(benches::run);
+        }
         "toolchain" => |workspace, _| get_toolchain(workspace, &Steps::start()).map(drop),
         "licences" => |workspace, _| check_licences(workspace, &Steps::start()),
         "" => return Err(Stop::Usage("a task is missing".to_owned())),
@@ -80,10 +75,10 @@ pub fn find(name: &str, rest: &[String]) -> Result<Task, Stop> {
 }
 
 /// Prints the steps of one task with the time since its start.
-struct Steps(Instant);
+pub struct Steps(Instant);
 
 impl Steps {
-    fn start() -> Self {
+    pub fn start() -> Self {
         Self(Instant::now())
     }
 
@@ -99,7 +94,7 @@ impl Steps {
     }
 
     /// A step that is one command.
-    fn command(&self, step: &'static str, command: &mut Command) -> Result<(), Stop> {
+    pub fn command(&self, step: &'static str, command: &mut Command) -> Result<(), Stop> {
         self.run(step, &process::line(command), || process::run(command))
     }
 
@@ -116,7 +111,7 @@ fn get_toolchain(workspace: &Workspace, steps: &Steps) -> Result<Toolchain, Stop
     Ok(toolchain)
 }
 
-fn plugins(workspace: &Workspace, steps: &Steps) -> Result<(), Stop> {
+pub fn plugins(workspace: &Workspace, steps: &Steps) -> Result<(), Stop> {
     let toolchain = get_toolchain(workspace, steps)?;
     let out_dir = workspace.target.join("plugins");
     let request = Request {
@@ -212,12 +207,16 @@ fn test(workspace: &Workspace, flags: &[String]) -> Result<(), Stop> {
     steps.command("lints", &mut lints)?;
     check_licences(workspace, &steps)?;
     let python = numpy(workspace, &steps)?;
+    let chromium = steps.run("chromium", "a headless Chromium for the tests of the report", || {
+        chromium::chromium(&workspace.target, &|line| steps.say(line))
+    })?;
     let assets = if with_kubernetes { kubernetes_assets(workspace, &steps)? } else { None };
     let nvidia = interop.then(|| nvidia(workspace, &steps)).transpose()?;
     // Which tests call, and `cargo test` does not build for tests of another package.
     build_program(workspace, &steps, "sla-profiler")?;
     let mut tests = locked(workspace.cargo(), "test");
     tests.args(["--workspace", "--no-fail-fast"]).env(PYTHON_VARIABLE, python);
+    tests.env(CHROMIUM_VARIABLE, chromium.program);
     if let Some(assets) = assets {
         tests.env(kubernetes::ASSETS_VARIABLE, assets);
     }
@@ -263,7 +262,7 @@ fn run_fuzz(workspace: &Workspace, steps: &Steps, request: &fuzz::Request) -> Re
 }
 
 /// The folder with the servers, or nothing where the user named another.
-fn kubernetes_assets(workspace: &Workspace, steps: &Steps) -> Result<Option<PathBuf>, Stop> {
+pub fn kubernetes_assets(workspace: &Workspace, steps: &Steps) -> Result<Option<PathBuf>, Stop> {
     let step = "kubernetes-assets";
     if kubernetes::given() {
         steps.say(&format!("{step}: as the environment says, nothing is built"));
@@ -310,33 +309,6 @@ fn golden_targets(tests: &Path) -> Result<Vec<String>, String> {
     Ok(targets)
 }
 
-/// The argument of `bench` that asks for the load generator's report.
-const BENCH_LOAD: &str = "load";
-
-fn bench_load(workspace: &Workspace) -> Result<(), Stop> {
-    let steps = Steps::start();
-    build_program(workspace, &steps, "bench_load")?;
-    steps.command("bench load", &mut workspace.program("bench_load"))
-}
-
-/// The argument of `bench` that asks for the kills.
-const BENCH_KILLS: &str = "kills";
-
-fn bench_kills(workspace: &Workspace) -> Result<(), Stop> {
-    let steps = Steps::start();
-    plugins(workspace, &steps)?;
-    build_program(workspace, &steps, "sla-profiler")?;
-    build_program(workspace, &steps, "bench_kills")?;
-    steps.command("bench kills", &mut workspace.program("bench_kills"))
-}
-
-fn bench(workspace: &Workspace) -> Result<(), Stop> {
-    let steps = Steps::start();
-    plugins(workspace, &steps)?;
-    build_program(workspace, &steps, "bench")?;
-    steps.command("bench", &mut workspace.program("bench"))
-}
-
 fn check_licences(workspace: &Workspace, steps: &Steps) -> Result<(), Stop> {
     let step = "licences";
     let count = steps.run(step, "comparing every dependency with deny.toml", || licences::check(workspace))?;
@@ -374,12 +346,12 @@ fn environment(
 
 /// Builds one program, with `--workspace` as every task does: with `--package`, cargo would choose other features for
 /// some dependencies than it does for the tests, and build wasmtime once for each.
-fn build_program(workspace: &Workspace, steps: &Steps, name: &str) -> Result<(), Stop> {
+pub fn build_program(workspace: &Workspace, steps: &Steps, name: &str) -> Result<(), Stop> {
     steps.command("build", locked(workspace.cargo(), "build").args(["--workspace", "--bin", name]))
 }
 
 /// Where nobody can commit it, a Cargo.lock that would have to change is an error.
-fn locked(mut cargo: Command, verb: &str) -> Command {
+pub fn locked(mut cargo: Command, verb: &str) -> Command {
     cargo.arg(verb);
     if in_ci() {
         cargo.arg("--locked");
@@ -426,15 +398,9 @@ mod tests {
         assert_eq!(usage("test", &WITHOUT), None);
         assert_eq!(usage("fuzz", &["loader", "--seconds", "5"]), None);
         assert!(usage("fuzz", &["--second"]).is_some());
-        assert!(usage("plugins", &[WITHOUT_INTEROP]).is_some());
-    }
-
-    #[test]
-    fn bench_has_a_report_of_its_own_for_the_load_generator() {
         assert_eq!(usage("bench", &["load"]), None);
-        assert!(usage("bench", &["load", "fast"]).unwrap().contains("`fast`"));
-        assert_eq!(usage("bench", &["kills"]), None);
         assert!(usage("bench", &["lode"]).unwrap().contains("`lode`"));
+        assert!(usage("plugins", &[WITHOUT_INTEROP]).is_some());
     }
 
     #[test]
