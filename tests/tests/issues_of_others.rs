@@ -174,8 +174,6 @@ fn dynamo_8567_and_8576_and_8583_no_answer_needs_more_gpus_than_there_are() {
     assert!(run.said.out.contains("does not reach for the demand"), "{}", run.said.out);
     // A dense engine lies within one node.
     assert!(result["candidates"].as_array().unwrap().iter().all(|c| c["gpus"].as_u64().unwrap() <= 4));
-    let reasons = result["rejected"].to_string();
-    assert!(reasons.contains("node"), "{reasons}");
 }
 
 /// The path of the weights within their volume was put in front of itself.
@@ -224,12 +222,12 @@ fn dynamo_8579_a_moe_model_on_tensorrt_llm_is_deployed_with_its_experts_spread()
 /// Decode benchmarking failed as a whole where some of its requests did.
 #[test]
 fn dynamo_8638_a_decode_point_that_fails_is_a_row_and_the_others_are_measured() {
-    // Contexts above 350 tokens fail: some of the curve's.
-    let (run, _mark) = local(KV, &format!("{KV} --longest-prompt 350"), json!({}));
+    // Contexts above 220 tokens fail: those of the curve's far end.
+    let (run, _mark) = local(KV, &format!("{KV} --longest-prompt 220"), json!({}));
     assert_eq!(run.said.code, 0, "{}", run.said.err);
     let failed = failures(&run);
     assert!(
-        !failed.is_empty() && failed.iter().all(|failure| failure["probe"]["isl"].as_u64() > Some(300)),
+        !failed.is_empty() && failed.iter().all(|failure| failure["probe"]["isl"].as_u64() > Some(220)),
         "{failed:?}"
     );
     assert!(failed.iter().all(|failure| failure["class"] == "measurement"), "the engine is fine: {failed:?}");

@@ -20,7 +20,7 @@ const CANARIES: [&str; 3] = ["canary-of-the-hub-4711", "canary-of-the-registry-4
 fn talkative(more: &str) -> String {
     let engine = program().with_file_name("engine");
     let command = format!(
-        "env; echo \"retrying with Authorization: Bearer hf_0123456789abcdefghijklmnop\"; exec {} --port {{port}} --model \
+        "env; echo \"retrying with Authorization: Bearer hf_\"'0123456789'\"abcdefghijklmnop\"; exec {} --port {{port}} --model \
          {{served_name}} --kv-tokens 20000 {more}",
         engine.display()
     );

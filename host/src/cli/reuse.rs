@@ -45,7 +45,8 @@ pub(super) fn identity(spec: &RunSpec, cluster: &ClusterArgs, space: &SearchSpac
             put("simulation", text(&spec.simulation)?);
             put("seed", job.seed.to_string());
         }
-        ClusterKind::Local => put("template", text(&(&engines.local, &engines.served_name))?),
+        // Its environment may hold what is nobody's business.
+        ClusterKind::Local => put("template", digest(&text(&(&engines.local, &engines.served_name))?)),
         ClusterKind::Endpoint => {
             put("endpoint", text(&(&cluster.url, cluster.tp, cluster.pp, cluster.dp, cluster.ep))?);
         }

@@ -201,6 +201,28 @@ impl RunDir {
         synced.map_err(|source| self.file_error("write", ".", source))
     }
 
+    /// Removes what a killed process has half written, here and in the folders of candidates. For whoever holds the lock of
+    /// the run.
+    pub(super) fn remove_halves(&self) {
+        let half = |name: &Path| name.extension().is_some_and(|extension| extension == "part");
+        let names = |dir: &Dir| -> Vec<PathBuf> {
+            let entries = dir.entries().into_iter().flatten().flatten();
+            entries.map(|entry| PathBuf::from(entry.file_name())).collect()
+        };
+        let remove = |dir: &Dir| {
+            for name in names(dir).iter().filter(|name| half(name)) {
+                // Best effort: it is in nobody's way.
+                let _ = dir.remove_file(name);
+            }
+        };
+        remove(&self.dir);
+        for name in names(&self.dir).iter().filter(|name| name.to_str().is_some_and(is_ours)) {
+            if let Ok(folder) = self.dir.open_dir(name) {
+                remove(&folder);
+            }
+        }
+    }
+
     /// As the user gave it.
     pub fn path(&self) -> &Path {
         &self.path

@@ -119,6 +119,7 @@ impl Journal {
             // A record that is on the disk is of no use in a file that has no name there.
             dir.sync()?;
         }
+        dir.remove_halves();
         let next_seq = records.last().map_or(0, |record| record.seq + 1);
         let journal = Self { file, dir: dir.clone(), good_bytes: good_bytes as u64, torn: false, next_seq, durability };
         Ok((journal, records))
