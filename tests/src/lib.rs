@@ -11,6 +11,7 @@ pub mod openai;
 pub mod processes;
 pub mod recorded;
 pub mod runs;
+pub mod worlds;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -27,8 +27,8 @@ fn conforms(name: &str, at_least: usize) {
 }
 
 #[test]
-fn sweep_coarse_fine_conforms() {
-    conforms("sweep-coarse-fine", 9);
+fn sweep_adaptive_conforms() {
+    conforms("sweep-adaptive", 9);
 }
 
 #[test]
@@ -50,6 +50,11 @@ fn select_cost_conforms() {
 #[test]
 fn planner_sla_conforms() {
     conforms("planner-sla", 8);
+}
+
+#[test]
+fn planner_queueing_conforms() {
+    conforms("planner-queueing", 8);
 }
 
 /// Runs the suite on a component and returns the names of the properties that fail.

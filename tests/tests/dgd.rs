@@ -92,7 +92,7 @@ fn spec(backend: Backend, api: DgdApi, moe: bool) -> RunSpec {
         limits: Limits::default(),
         curve: CurveRange { min_isl: 100, max_isl: 16_384 },
         plugins: Plugins {
-            sweep: plugin("sweep-coarse-fine"),
+            sweep: plugin("sweep-adaptive"),
             selection: plugin("select-throughput"),
             planner: plugin("planner-sla"),
             strict: false,
@@ -117,6 +117,7 @@ fn spec(backend: Backend, api: DgdApi, moe: bool) -> RunSpec {
             tolerations: Vec::new(),
         },
         auto_apply: false,
+        budget: Default::default(),
         simulation: SimulationSpec {
             noise_cv: 0.0,
             model_error: 0.0,

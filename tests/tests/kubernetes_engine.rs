@@ -174,6 +174,7 @@ mod on_a_cluster {
                 dir: Some(RunDir::open(dir.path(), Existing::Refuse).unwrap()),
                 endpoint: Served::new("", "Qwen/Qwen3-0.6B"),
                 estimate: Arc::new(SimulatedCluster::new(&spec.job, &spec.simulation)),
+                client_pods: None,
             };
             let cluster = KubernetesCluster::new(spec.clone(), bench, options);
             Self { namespace, proxy, _operator: operator, spec, cluster, owner, stop, finds, dir }
@@ -278,6 +279,26 @@ mod on_a_cluster {
             let failure = world.cluster.launch(&world.launch(Role::Prefill)).await.err().expect("it fails");
             assert!(failure.reason.contains("operator has not touched"), "{}", failure.reason);
             world.nothing_is_left().await;
+        });
+    }
+
+    #[test]
+    fn a_namespace_that_is_being_deleted_takes_no_engine_and_is_named() {
+        block_on(async {
+            let world = World::new("terminating", Wishes::default()).await;
+            // What nobody finishes holds the namespace up.
+            let held = json!({
+                "apiVersion": "v1", "kind": "ConfigMap",
+                "metadata": { "name": "held", "finalizers": ["example.com/held"] },
+            });
+            world.namespace.create_strict(&held).await.unwrap();
+            let namespaces = kube::Api::<k8s_openapi::api::core::v1::Namespace>::all(world.namespace.admin());
+            namespaces.delete(world.namespace.name(), &DeleteParams::default()).await.unwrap();
+            let failure = world.cluster.launch(&world.launch(Role::Decode)).await.err().expect("it fails");
+            assert!(failure.reason.contains("the namespace is being deleted"), "{}", failure.reason);
+            let maps = world.namespace.api::<k8s_openapi::api::core::v1::ConfigMap>();
+            let free = json!({ "metadata": { "finalizers": null } });
+            maps.patch("held", &PatchParams::default(), &Patch::Merge(free)).await.unwrap();
         });
     }
 

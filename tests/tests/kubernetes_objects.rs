@@ -86,7 +86,7 @@ mod on_a_cluster {
     fn every_shipped_manifest_is_accepted_and_stays_in_its_namespace() {
         block_on(async {
             let cluster = ControlPlane::shared();
-            for folder in ["base", "job", "controller"] {
+            for folder in ["base", "job", "load", "controller"] {
                 let path = root().join("examples/kubernetes").join(folder);
                 for object in kustomized(&path) {
                     assert_eq!(object["metadata"]["namespace"], "inference", "{folder}: {}", object["kind"]);

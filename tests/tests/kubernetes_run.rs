@@ -189,6 +189,9 @@ mod on_a_cluster {
             assert_eq!(condition(&status, "DeploymentReady")["status"], "True");
             let name = status["dgdName"].as_str().unwrap();
             assert_eq!(status["profilingResults"]["selectedConfig"]["metadata"]["name"], name);
+            let info = &status["deploymentInfo"];
+            assert!(info["replicas"].as_i64().unwrap() >= 3, "frontend, prefill and decode: {status}");
+            assert_eq!(info["replicas"], info["availableReplicas"], "{status}");
             assert_eq!(world.dgds().await, [name], "candidates are gone, the deployment stays");
             let pods = ListParams::default().labels(&format!("{DGD_LABEL}={name}"));
             assert!(!world.namespace.api::<Pod>().list(&pods).await.unwrap().items.is_empty());

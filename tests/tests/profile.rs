@@ -153,7 +153,7 @@ fn every_engine_that_was_launched_was_released() {
 fn every_bundled_plugin_decides_a_run_by_name() {
     let dir = temp();
     for (n, [sweep, selection, planner]) in
-        [["sweep-coarse-fine", "select-throughput", "planner-sla"], ["sweep-grid", "select-cost", "planner-sla"]]
+        [["sweep-adaptive", "select-throughput", "planner-sla"], ["sweep-grid", "select-cost", "planner-sla"]]
             .iter()
             .enumerate()
     {
@@ -252,7 +252,7 @@ fn a_plugin_that_cannot_be_loaded_leaves_nothing_behind() {
     for (flag, plugin, says) in [
         ("--selection", "planner-sla", "--planner"),
         ("--selection", planner.as_str(), "--planner"),
-        ("--sweep", "no-such-plugin", "sweep-coarse-fine"),
+        ("--sweep", "no-such-plugin", "sweep-adaptive"),
         ("--planner", no_wasm.to_str().unwrap(), "text.wasm"),
         ("--planner", "/no/such/file.wasm", "/no/such/file.wasm"),
     ] {

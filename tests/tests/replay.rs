@@ -100,7 +100,7 @@ fn only_statistics_that_the_journal_keeps_can_be_asked_for() {
 
 #[test]
 fn the_runs_own_strategy_costs_what_it_did_cost() {
-    let sweep = &replay(QUICKSTART.arg(), &["--sweep", "sweep-coarse-fine"])["sweep"];
+    let sweep = &replay(QUICKSTART.arg(), &["--sweep", "sweep-adaptive"])["sweep"];
     let (recorded, replayed) = (&sweep["recorded"], &sweep["replayed"]);
     assert_eq!(sweep["same_selection"], true);
     for what in ["measurements", "launches", "steps", "winners"] {

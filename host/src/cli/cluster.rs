@@ -23,7 +23,7 @@ use crate::load::builtin::{self, Builtin};
 use crate::load::{ApiKey, Endpoint, LoadGenerator};
 use crate::output::error::AppError;
 use crate::run::RunDir;
-use crate::spec::{EngineFlags, LoadKind, LocalSpec, RunSpec};
+use crate::spec::{EngineFlags, LoadClients, LoadKind, LocalSpec, RunSpec};
 
 /// Where engines run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ValueEnum)]
@@ -204,6 +204,17 @@ impl ClusterArgs {
     pub fn equipment(&self, spec: &RunSpec) -> Result<Equipment, AppError> {
         let engines = &spec.engines;
         let defaults = Settings::default();
+        if engines.load_clients.is_some_and(|clients| clients != LoadClients::Exactly(1)) {
+            if self.cluster != ClusterKind::Kubernetes {
+                return Err(usage(
+                    "more than one client of the load needs --cluster kubernetes",
+                    "leave out --load-clients (profiler.engines.loadClients)",
+                ));
+            }
+            if engines.load == Some(LoadKind::Aiperf) {
+                return Err(usage("AIPerf has one client", "use --load builtin with --load-clients"));
+            }
+        }
         let seconds = |given: Option<f64>, default: Duration| {
             given.and_then(|s| Duration::try_from_secs_f64(s).ok()).unwrap_or(default)
         };
@@ -285,6 +296,7 @@ impl ClusterArgs {
                     dir: Some(dir.clone()),
                     endpoint,
                     estimate,
+                    client_pods: connection.client_pods(spec).await?,
                 },
             );
             cluster.remove_leftovers().await?;
@@ -344,19 +356,22 @@ fn generator(spec: &RunSpec, endpoint: &Endpoint, options: &Options) -> Result<A
         }
     }
     match spec.engines.load.unwrap_or_default() {
-        LoadKind::Builtin => {
-            let defaults = builtin::Options::default();
-            Ok(Arc::new(Builtin::new(builtin::Options {
-                ca_file: options.ca_file.clone(),
-                max_client_share: spec.engines.max_client_share.unwrap_or(defaults.max_client_share),
-                ..defaults
-            })))
-        }
+        LoadKind::Builtin => Ok(Arc::new(Builtin::new(builtin_options(spec, options)))),
         LoadKind::Aiperf => {
             let aiperf =
                 Aiperf::find().map_err(|error| setup(error.to_string(), "--load builtin needs nothing else"))?;
             Ok(Arc::new(aiperf.trusting(options.ca_file.clone())))
         }
+    }
+}
+
+/// Settings of the built-in load generator.
+pub(super) fn builtin_options(spec: &RunSpec, options: &Options) -> builtin::Options {
+    let defaults = builtin::Options::default();
+    builtin::Options {
+        ca_file: options.ca_file.clone(),
+        max_client_share: spec.engines.max_client_share.unwrap_or(defaults.max_client_share),
+        ..defaults
     }
 }
 

@@ -3,15 +3,17 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::cluster::builtin_options;
 use crate::dgd;
-use crate::engine::kubernetes::{Deadlines, Reach};
+use crate::engine::kubernetes::{ClientPods, Deadlines, Reach};
+use crate::kubernetes::deployments::deployment_info;
 use crate::kubernetes::dgdr::Dgdr;
 use crate::kubernetes::status::{Report, Stage};
 use crate::kubernetes::{Access, ClusterError, Kube, Owner};
 use crate::output::error::AppError;
 use crate::phases::{Outcome, RunError, generation};
 use crate::run::RunDir;
-use crate::spec::{self, DgdApi, Discovered, Flags, RunSpec, Source};
+use crate::spec::{self, DgdApi, Discovered, Flags, LoadClients, RunSpec, Source};
 
 /// Which cluster, which request, and how to reach engines.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -169,6 +171,26 @@ impl Connection {
         reach
     }
 
+    /// Pods that send requests, where more than this process is to.
+    ///
+    /// # Errors
+    /// If nobody knows the image of this program.
+    pub async fn client_pods(&self, spec: &RunSpec) -> Result<Option<ClientPods>, AppError> {
+        let clients = spec.engines.load_clients.unwrap_or(LoadClients::Exactly(1));
+        if clients == LoadClients::Exactly(1) {
+            return Ok(None);
+        }
+        let like = self.kube.own_pod().await?;
+        let named = std::env::var("SLA_PROFILER_IMAGE").ok().filter(|image| !image.is_empty());
+        let own = || like.as_ref().and_then(|pod| pod.containers.first()?.image.clone());
+        let image = spec.engines.load_image.clone().or(named).or_else(own).ok_or_else(|| AppError::Usage {
+            message: "--load-clients: nobody knows the image of this program".to_owned(),
+            hint: Some("--load-image names it; in a pod of the cluster it is that pod's".to_owned()),
+        })?;
+        let options = builtin_options(spec, &crate::http::Options::default());
+        Ok(Some(ClientPods { clients, image: Some(image), like, options }))
+    }
+
     /// The last word on the request: its output, then its status.
     pub async fn report(
         &self,
@@ -178,7 +200,15 @@ impl Connection {
         owner: &Owner,
         auto_apply: bool,
     ) -> Report {
-        let report = last_word(outcome, phase, dir, &self.kube.namespace, auto_apply);
+        let mut report = last_word(outcome, phase, dir, &self.kube.namespace, auto_apply);
+        if report.stage == Stage::Deployed
+            && let Some(name) = report.selected.as_ref().and_then(|dgd| dgd.pointer("/metadata/name")?.as_str())
+        {
+            let reading = tokio::time::timeout(LAST_WORD, self.kube.dgd(name, self.api));
+            if let Ok(Ok(dgd)) = reading.await {
+                report.deployment_info = Some(deployment_info(dgd.as_ref()));
+            }
+        }
         let files = output_files(dir, &report);
         let writing = tokio::time::timeout(LAST_WORD, self.kube.write_output(owner, &files));
         match writing.await {
@@ -239,6 +269,7 @@ fn last_word(
             let applying = phase == crate::run::Phase::AutoApply.dynamo_name();
             let reason = match error {
                 RunError::Interrupted => "Interrupted".to_owned(),
+                RunError::OutOfBudget(_) => "OutOfBudget".to_owned(),
                 RunError::Apply(_) => "DeploymentFailed".to_owned(),
                 _ => format!("{phase}Failed"),
             };
@@ -250,6 +281,7 @@ fn last_word(
                 selected: if applying { selected(dir) } else { None },
                 succeeded: Some(false),
                 deployment_ready: applying.then_some(false),
+                deployment_info: None,
             };
         }
     };
@@ -262,6 +294,7 @@ fn last_word(
         selected: selected(dir),
         succeeded: Some(succeeded),
         deployment_ready: (stage == Stage::Deployed).then_some(true),
+        deployment_info: None,
     };
     match (&outcome.check, &outcome.not_applied) {
         (Some(check), _) if check.meets_sla => done(

@@ -8,6 +8,8 @@ pub mod doctor;
 pub mod drop_in;
 pub mod explain;
 pub mod kubernetes;
+mod load_client;
+pub mod plan;
 pub mod plugin;
 pub mod profile;
 pub mod replay;
@@ -19,6 +21,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::engine::kubernetes::load;
 use crate::engine::local::supervise;
 use crate::output::error::AppError;
 use crate::output::exit_code;
@@ -63,6 +66,8 @@ enum Command {
     /// Run the seven phases: measure, select, plan, write the deployment, apply it
     #[command(after_long_help = exit_code::help())]
     Profile(Box<profile::Args>),
+    /// Say what a run would cost, as a range, before anything is created: launches, points, GPU-hours, time, money
+    Plan(Box<plan::Args>),
     /// Ask a recorded run again, with another policy or another SLA; measures nothing
     Replay(Box<replay::Args>),
     /// Say why a recorded run came out as it did, and which SLA would make another candidate win
@@ -102,6 +107,7 @@ pub fn main() -> ExitCode {
     match arguments.next() {
         Some(command) if command == child::COMMAND => return ExitCode::from(child::main(arguments)),
         Some(command) if command == supervise::COMMAND => return ExitCode::from(supervise::main(arguments)),
+        Some(command) if command == load::COMMAND => return ExitCode::from(load_client::main()),
         _ => {}
     }
     child::this_program_compiles();
@@ -132,6 +138,7 @@ fn run(command: Command, session: &Session) -> Result<u8, AppError> {
     let printer = &session.printer;
     match command {
         Command::Profile(args) => args.run(session),
+        Command::Plan(args) => args.run(session),
         Command::Replay(args) => args.run(session),
         Command::Explain(args) => args.run(session),
         Command::Report(args) => args.run(session),

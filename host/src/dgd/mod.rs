@@ -35,7 +35,7 @@ use crate::{
 };
 
 pub use profile_data::{DecodePoint, DecodeTable, PLANNER_MIN_POINTS, PrefillPoint, PrefillTable, ProfileData};
-pub use read::{ReadError, component_args, workers};
+pub use read::{ReadError, component_args, component_env, workers};
 pub use yaml::{deployment_in, documents, to_yaml};
 
 /// One worker component of a deployment.

@@ -46,6 +46,27 @@ pub fn component_args(dgd: &Value, wanted: impl Fn(&str) -> bool) -> Option<Vec<
     module_and_args(&words).map(|(_, args)| args.to_vec())
 }
 
+/// The value of a variable in the environment of a component, by name; the deployment's own holds for all that do not
+/// set it themselves.
+pub fn component_env(dgd: &Value, component: &str, variable: &str) -> Option<String> {
+    let components = render::components(dgd);
+    let own = components.iter().find(|(name, _)| name == component).map(|(_, component)| *component);
+    // v1beta1, then v1alpha1, each from the most particular.
+    let places = [
+        own.and_then(|own| own.pointer("/podTemplate/spec/containers/0/env")),
+        own.and_then(|own| own.pointer("/extraPodSpec/mainContainer/env")),
+        own.and_then(|own| own.get("envs")),
+        dgd.pointer("/spec/env"),
+        dgd.pointer("/spec/envs"),
+    ];
+    let is_it = |entry: &&Value| entry.get("name").and_then(Value::as_str) == Some(variable);
+    places
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_array)
+        .find_map(|list| list.iter().find(is_it)?.get("value")?.as_str().map(str::to_owned))
+}
+
 fn kind(component: &Value) -> &str {
     let text = |key| component.get(key).and_then(Value::as_str);
     text("type").or_else(|| text("componentType")).unwrap_or_default()

@@ -298,6 +298,24 @@ pub fn prior(job: &Job, role: Role, mapping: &Mapping) -> Prior {
     }
 }
 
+/// What the roofline expects of a decode candidate's ITL in milliseconds, at loads that rise by a factor of four up to what
+/// its prior says that it holds: requests and ITL. Scaled so that it begins at the candidate's prior.
+pub fn prior_itl(job: &Job, candidate: &Candidate) -> Vec<(u32, f64)> {
+    let Candidate { mapping, prior, .. } = candidate;
+    let roofline = Roofline::new(&job.model, &job.hardware, mapping, job.backend);
+    let context_tokens = f64::from(job.workload.isl) + f64::from(job.workload.osl) / 2.0;
+    let ranks = mapping.attention_dp.max(1);
+    let step_s = |requests: u32| {
+        let sequences = f64::from(requests) / f64::from(ranks);
+        roofline.decode_step(DecodeBatch { sequences, context_tokens }).total_s()
+    };
+    let scale = prior.latency_ms / step_s(ranks);
+    let most = (prior.kv_tokens / context_tokens).clamp(f64::from(ranks), 1e6) as u32;
+    std::iter::successors(Some(ranks), |n| (*n < most).then(|| n.saturating_mul(4)))
+        .map(|n| (n, step_s(n) * scale))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -313,6 +331,19 @@ mod tests {
 
     fn reason(space: &SearchSpace, label: &str) -> String {
         space.rejected.iter().find(|r| r.mapping.label() == label).map(|r| r.reason.clone()).unwrap_or_default()
+    }
+
+    #[test]
+    fn the_prior_over_load_begins_at_the_prior_and_rises_to_what_fits() {
+        let job = job(deepseek_v3(), hardware(h200(), 32));
+        let space = build(&job, &Limits::default());
+        for candidate in space.candidates.iter().filter(|c| c.role == Role::Decode) {
+            let told = prior_itl(&job, candidate);
+            assert!((told[0].1 / candidate.prior.latency_ms - 1.0).abs() < 1e-9);
+            assert!(told.windows(2).all(|w| w[0].1 < w[1].1 && w[1].0 == 4 * w[0].0), "{told:?}");
+            let most = candidate.prior.kv_tokens / 3075.0;
+            assert!(f64::from(told[told.len() - 1].0) >= most.floor(), "{told:?} up to {most}");
+        }
     }
 
     #[test]

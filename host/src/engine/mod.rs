@@ -42,6 +42,22 @@ pub trait Cluster: Send + Sync {
     /// GPUs that may be in use at once.
     fn gpus(&self) -> u32;
 
+    /// GPUs in one node; an engine that fits into a node is not spread.
+    fn gpus_per_node(&self) -> u32 {
+        self.gpus()
+    }
+
+    /// Whether an engine answers for either role, whichever it was launched for: prompts that share nothing for prefill,
+    /// cached ones for decode. It is then launched once for both candidates of its mapping.
+    fn serves_both_roles(&self) -> bool {
+        false
+    }
+
+    /// Whether dropping the future of a launch ends it, so that its GPUs are free at once.
+    fn can_abandon_launches(&self) -> bool {
+        false
+    }
+
     /// How long launching the candidate should take, for `--dry-run` and the ETA.
     fn expected_launch(&self, launch: &Launch) -> Duration;
 

@@ -138,6 +138,18 @@ impl Kube {
     }
 }
 
+/// `status.deploymentInfo` of a request: replicas of all components together, as the operator counts them.
+pub fn deployment_info(dgd: Option<&Value>) -> Value {
+    // v1alpha1 calls components services.
+    let status = dgd.and_then(|dgd| dgd.get("status"));
+    let components = status.and_then(|status| status.get("components").or_else(|| status.get("services")));
+    let sum = |keys: &[&str]| -> i64 {
+        let components = components.and_then(Value::as_object).into_iter().flat_map(serde_json::Map::values);
+        components.filter_map(|component| keys.iter().find_map(|key| component.get(*key)?.as_i64())).sum()
+    };
+    json!({ "replicas": sum(&["replicas"]), "availableReplicas": sum(&["availableReplicas", "readyReplicas"]) })
+}
+
 /// Label of what measures a candidate, as opposed to what is deployed in the end.
 pub const CANDIDATE: &str = "sla-profiler.dev/measures-candidate";
 

@@ -7,6 +7,7 @@
 //!              |-- events      what a person would want to know, as Events on the request
 //!              |-- output      results as ConfigMaps
 //!              |-- nodes       GPUs, from node labels
+//!              |-- jobs        created, deleted, found again
 //!              '-- controller  works off requests, a Job each
 //! ```
 //!
@@ -21,6 +22,7 @@ pub mod deployments;
 pub mod dgdr;
 pub mod error;
 pub mod events;
+pub mod jobs;
 pub mod nodes;
 pub mod output;
 pub mod owner;

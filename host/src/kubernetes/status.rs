@@ -84,6 +84,8 @@ pub struct Report {
     pub succeeded: Option<bool>,
     /// Whether the deployment came up; absent while it is not applied.
     pub deployment_ready: Option<bool>,
+    /// Replicas of the deployment, as the API has them; absent while none is applied.
+    pub deployment_info: Option<Value>,
 }
 
 /// Conditions by type; the time of a condition changes with its status only.
@@ -166,6 +168,9 @@ impl Report {
                 }
                 if let Some(name) = dgd_name {
                     status.insert("dgdName".to_owned(), name);
+                }
+                if let Some(info) = &self.deployment_info {
+                    status.insert("deploymentInfo".to_owned(), info.clone());
                 }
             }
             DgdApi::V1alpha1 => {

@@ -53,7 +53,7 @@ pub enum Watch {
 }
 
 /// One point to measure.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Point {
     /// Prompt length in tokens, as the server counts them.
     pub isl: u32,

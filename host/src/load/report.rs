@@ -98,8 +98,15 @@ pub struct LoadReport {
     pub chunks_per_read: f64,
     /// How well the client kept up; absent where the generator does not say.
     pub client: Option<ClientHealth>,
+    /// Clients that sent the requests, each from a process of its own; of several, the worst one's health is told.
+    #[serde(default = "one")]
+    pub clients: u32,
     /// One entry per request that was measured, in the order of starting, for SLO attainment and for merging.
     pub samples: Vec<RequestSample>,
+}
+
+const fn one() -> u32 {
+    1
 }
 
 /// One measured request.

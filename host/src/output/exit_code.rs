@@ -31,6 +31,8 @@ pub const CHECK_MISSED: u8 = 12;
 pub const KV_TOO_SMALL: u8 = 13;
 /// `doctor` found something that must be mended first.
 pub const UNWELL: u8 = 14;
+/// The budget was used up before there was an answer.
+pub const OUT_OF_BUDGET: u8 = 16;
 /// Interrupted; what was measured is kept.
 pub const INTERRUPTED: u8 = 130;
 
@@ -51,6 +53,7 @@ pub const ALL: &[(u8, &str)] = &[
     (CHECK_MISSED, "the deployment came up, but its check run did not keep what the plan promised"),
     (KV_TOO_SMALL, "the weights fit, but the KV cache of no mapping holds one request; nothing was launched"),
     (UNWELL, "`doctor` found something that must be mended first"),
+    (OUT_OF_BUDGET, "the budget was used up before there was an answer; --resume with a larger one goes on"),
     (INTERRUPTED, "interrupted; what was measured is kept"),
 ];
 

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::Level;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -34,17 +34,22 @@ pub fn init(verbose: u8, quiet: bool, terminal: &Terminal) -> LogFile {
         (false, 2) => LevelFilter::from_level(Level::DEBUG),
         (false, _) => LevelFilter::from_level(Level::TRACE),
     };
+    // What the client of Kubernetes calls an error is one to us only where we say so: many are tried again.
+    let without_noise = |level: LevelFilter| {
+        let targets = Targets::new().with_default(level);
+        if verbose > 1 { targets } else { targets.with_target("kube_client", LevelFilter::OFF) }
+    };
     let stderr = tracing_subscriber::fmt::layer()
         .without_time()
         .with_target(verbose > 1)
         .with_ansi(false)
         .with_writer(terminal.clone())
-        .with_filter(level);
+        .with_filter(without_noise(level));
     let file = tracing_subscriber::fmt::layer()
         .without_time()
         .with_ansi(false)
         .with_writer(log_file.clone())
-        .with_filter(LevelFilter::from_level(Level::INFO));
+        .with_filter(without_noise(LevelFilter::from_level(Level::INFO)));
     // A second call (tests in one process) keeps the first subscriber.
     let _ = tracing_subscriber::registry().with(stderr).with(file).try_init();
     log_file

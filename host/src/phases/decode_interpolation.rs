@@ -1,23 +1,26 @@
 //! Phase 5: ITL and throughput of the selected decode engine against load and context.
 
 use super::{Context, RunError};
-use crate::domain::Chosen;
-use crate::domain::{CurveGoal, Goal};
+use crate::domain::{Chosen, CurveGoal, Goal};
 use crate::run::Phase;
+use crate::spec::RunSpec;
 
-/// Measures the curves and writes them in Dynamo's form. All engines are gone afterwards.
+/// What it is for.
+pub const fn goal(spec: &RunSpec, chosen: &Chosen) -> (Phase, Goal) {
+    let curve = CurveGoal {
+        candidate: chosen.decode.candidate,
+        min_isl: spec.curve.min_isl,
+        max_isl: spec.curve.max_isl,
+        concurrency: chosen.decode.concurrency,
+    };
+    (Phase::DecodeInterpolation, Goal::DecodeCurve(curve))
+}
+
+/// Writes the curves in Dynamo's form.
 ///
 /// # Errors
-/// As [`super::sweep::run`], or if a file cannot be written.
-pub async fn run(context: &mut Context<'_>, chosen: &Chosen) -> Result<String, RunError> {
-    let goal = Goal::DecodeCurve(CurveGoal {
-        candidate: chosen.decode.candidate,
-        min_isl: context.spec.curve.min_isl,
-        max_isl: context.spec.curve.max_isl,
-        concurrency: chosen.decode.concurrency,
-    });
-    let why = super::sweep::run(context, Phase::DecodeInterpolation, goal).await?;
-    context.scheduler.retain(&[]).await?;
+/// If a file cannot be written.
+pub fn finish(context: &Context<'_>, chosen: &Chosen, why: &str) -> Result<String, RunError> {
     let points = context.recorder.with_history(|h| h.measurements_of(chosen.decode.candidate).count());
     if let Some(artifacts) = context.artifacts {
         artifacts.decode_curve(context, chosen)?;

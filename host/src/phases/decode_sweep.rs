@@ -4,11 +4,13 @@ use super::{Context, RunError, candidates};
 use crate::domain::{Goal, Role};
 use crate::run::Phase;
 
-/// Measures the decode candidates.
+/// What it is for.
+pub const GOAL: (Phase, Goal) = (Phase::DecodeSweep, Goal::Decode);
+
+/// Writes what it found.
 ///
 /// # Errors
-/// If not one of them could be measured, and as [`super::sweep::run`].
-pub async fn run(context: &mut Context<'_>) -> Result<String, RunError> {
-    let why = super::sweep::run(context, Phase::DecodeSweep, Goal::Decode).await?;
-    candidates::finish(context, Role::Decode, &why)
+/// If not one candidate could be measured, or a file cannot be written.
+pub fn finish(context: &Context<'_>, why: &str) -> Result<String, RunError> {
+    candidates::finish(context, Role::Decode, why)
 }

@@ -2,6 +2,7 @@
 //! scheduler, on engines that answer what the roofline predicts. Nothing is created or written. The same prediction
 //! is the forecast that a real run's progress is measured by.
 
+use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -107,6 +108,10 @@ pub async fn predict(
 fn summarise(space: &SearchSpace, records: &[Record], total_s: f64, usage: Usage) -> Prediction {
     let mut launches: Vec<PredictedLaunch> = Vec::new();
     let mut phases: Vec<PredictedPhase> = Vec::new();
+    let mut points: Vec<Phase> = Vec::new();
+    // Whose engine a candidate that has none of its own is measured on.
+    let mut hosts: HashMap<CandidateId, CandidateId> = HashMap::new();
+    let mapping = |id: CandidateId| space.candidates.get(id as usize).map(|candidate| candidate.mapping);
     for record in records {
         match &record.event {
             Event::Launching { candidate } => {
@@ -125,13 +130,16 @@ fn summarise(space: &SearchSpace, records: &[Record], total_s: f64, usage: Usage
                     launch.launch_s = facts.launch_s;
                 }
             }
-            Event::Measured { measurement, .. } => {
-                if let Some(launch) = launches.iter_mut().rfind(|l| l.candidate == measurement.candidate) {
+            Event::Joined { facts } => {
+                let host = launches.iter().rfind(|launch| mapping(launch.candidate) == mapping(facts.candidate));
+                hosts.extend(host.map(|launch| (facts.candidate, launch.candidate)));
+            }
+            Event::Measured { phase, measurement } => {
+                let host = hosts.get(&measurement.candidate).copied().unwrap_or(measurement.candidate);
+                if let Some(launch) = launches.iter_mut().rfind(|l| l.candidate == host) {
                     launch.points += 1;
                 }
-                if let Some(phase) = phases.last_mut() {
-                    phase.points += 1;
-                }
+                points.push(*phase);
             }
             Event::PhaseStarted { phase } => {
                 // Holds the start until the phase is over.
@@ -144,6 +152,9 @@ fn summarise(space: &SearchSpace, records: &[Record], total_s: f64, usage: Usage
             }
             _ => {}
         }
+    }
+    for phase in &mut phases {
+        phase.points = points.iter().filter(|of| **of == phase.phase).count() as u32;
     }
     Prediction { launches, phases, total_s, gpu_hours: usage.gpu_seconds / 3600.0 }
 }

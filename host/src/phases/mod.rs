@@ -1,22 +1,25 @@
 //! The seven phases; the only place that knows their order.
 //!
 //! ```text
-//!   1 prefill sweep ---> 2 decode sweep ---> 3 selection ---> 4 prefill interpolation ---> 5 decode interpolation
-//!     TTFT of each         ITL of each         one of            TTFT against ISL             ITL and throughput
-//!     candidate            candidate and       each role                                      against load and context
-//!                          concurrency                                                                |
-//!                                                      7 auto-apply <--- 6 plan and deployment <-----'
-//!                                                        check run         replicas, capacity, YAML
+//!   1 prefill sweep --.                      .-> 4 prefill interpolation --.
+//!     TTFT of each    |                      |     TTFT against ISL         |
+//!     candidate       +---> 3 selection -----+                              +--> 6 plan and deployment --> 7 auto-apply
+//!   2 decode sweep ---'      one of each     '-> 5 decode interpolation ----'      replicas, capacity,      check run
+//!     ITL of each            role                  ITL and throughput              YAML
+//!     candidate and load                           against load and context
 //! ```
 //!
+//! Phases 1 and 2 run at the same time where neither needs the other's answer ([`independent`]), and so do 4 and 5.
 //! Each phase writes its artifacts as soon as it ends. What it finds out is in the journal before that, point by point.
 
 pub mod artifacts;
 pub mod auto_apply;
 pub mod candidates;
+pub mod conclude;
 pub mod decode_interpolation;
 pub mod decode_sweep;
 pub mod dry_run;
+pub mod estimate;
 pub mod generation;
 pub mod one_role;
 pub mod policies;
@@ -30,8 +33,9 @@ use crate::domain::search_space::SearchSpace;
 use crate::domain::{Chosen, Plan, Role};
 use crate::engine::{ApplyError, CheckReport};
 use crate::plugin::PluginError;
-use crate::render::result::{self, Findings, ResultFile};
+use crate::render::result::{self, Findings, Incomplete, ResultFile};
 use crate::run::{DirError, Event, JournalError, Phase, Recorder};
+use crate::scheduler::side_by_side::independent;
 use crate::scheduler::{Halt, Scheduler};
 use crate::spec::RunSpec;
 use artifacts::Artifacts;
@@ -68,6 +72,8 @@ pub struct Outcome {
     pub rolled_back: Option<String>,
     /// Whether a bundled plugin stood in for one that failed.
     pub degraded: bool,
+    /// Why this is only the best answer so far.
+    pub incomplete: Option<Incomplete>,
 }
 
 impl Outcome {
@@ -119,6 +125,9 @@ pub enum RunError {
     /// Phase 7 failed. Everything before it is done and written.
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    /// The budget ended before there was an answer.
+    #[error("the budget is used up before there was an answer: {0}; what was measured so far is kept")]
+    OutOfBudget(String),
     /// The user asked to stop.
     #[error("interrupted; what was measured so far is kept")]
     Interrupted,
@@ -152,26 +161,29 @@ fn finish(recorder: &Recorder, phase: Phase, summary: String) -> Result<(), Jour
 pub async fn measure(context: &mut Context<'_>) -> Result<Chosen, RunError> {
     let recorder = context.recorder;
 
-    start(recorder, Phase::PrefillSweep)?;
-    let summary = prefill_sweep::run(context).await?;
-    finish(recorder, Phase::PrefillSweep, summary)?;
-
-    start(recorder, Phase::DecodeSweep)?;
-    let summary = decode_sweep::run(context).await?;
-    finish(recorder, Phase::DecodeSweep, summary)?;
+    let sweeps = [prefill_sweep::GOAL, decode_sweep::GOAL];
+    // Where roles depend on each other, one after the other.
+    let at_once = if independent(&context.spec.job) { sweeps.len() } else { 1 };
+    for goals in sweeps.chunks(at_once) {
+        let finish = |context: &Context<'_>, phase, why: &str| match phase {
+            Phase::PrefillSweep => prefill_sweep::finish(context, why),
+            _ => decode_sweep::finish(context, why),
+        };
+        sweep::run(context, goals, &finish).await?;
+    }
 
     start(recorder, Phase::Selection)?;
     let (chosen, summary) = selection::run(context).await?;
     finish(recorder, Phase::Selection, summary)?;
 
-    start(recorder, Phase::PrefillInterpolation)?;
-    let summary = prefill_interpolation::run(context, &chosen).await?;
-    finish(recorder, Phase::PrefillInterpolation, summary)?;
-
-    start(recorder, Phase::DecodeInterpolation)?;
-    let summary = decode_interpolation::run(context, &chosen).await?;
-    finish(recorder, Phase::DecodeInterpolation, summary)?;
-
+    let curves =
+        [prefill_interpolation::goal(context.spec, &chosen), decode_interpolation::goal(context.spec, &chosen)];
+    let finish = |context: &Context<'_>, phase, why: &str| match phase {
+        Phase::PrefillInterpolation => prefill_interpolation::finish(context, &chosen, why),
+        _ => decode_interpolation::finish(context, &chosen, why),
+    };
+    sweep::run(context, &curves, &finish).await?;
+    context.scheduler.retain(&[]).await?;
     Ok(chosen)
 }
 
@@ -196,7 +208,8 @@ async fn all(context: &mut Context<'_>) -> Result<(Outcome, Box<ResultFile>), Ru
     finish(recorder, Phase::Generation, summary)?;
 
     let degraded = context.policies.degraded();
-    let mut outcome = Outcome { chosen, plan, check: None, not_applied: None, rolled_back: None, degraded };
+    let mut outcome =
+        Outcome { chosen, plan, check: None, not_applied: None, rolled_back: None, degraded, incomplete: None };
     if context.spec.auto_apply {
         // Whatever phase 7 comes to, the answer is on the disk by then.
         outcome.not_applied = auto_apply::objection(context, &outcome);
@@ -232,6 +245,7 @@ fn result(context: &Context<'_>, outcome: &Outcome) -> Result<Box<ResultFile>, R
             check: outcome.check.as_ref(),
             not_applied: outcome.not_applied.as_deref(),
             degraded: outcome.degraded,
+            incomplete: outcome.incomplete.as_ref(),
         },
     );
     // Choices come from the search space, so that this does not happen; and if it did, a file without them would lie.

@@ -1,9 +1,11 @@
 //! Half of a run, for one engine that already runs in one role: its sweep and its curves. There is nobody to choose
 //! from and nothing to deploy, so that phases 3, 6 and 7 do not happen.
 
-use super::{Context, RunError, candidates, decode_interpolation, finish, prefill_interpolation, start, sweep};
-use crate::domain::{Choice, Chosen, Goal, History, Role, Selection, Sla};
-use crate::run::{Event, Phase};
+use super::{
+    Context, RunError, candidates, decode_interpolation, decode_sweep, prefill_interpolation, prefill_sweep, sweep,
+};
+use crate::domain::{Choice, Chosen, History, Role, Selection, Sla};
+use crate::run::Event;
 
 /// Measures the only candidate and writes its curves in Dynamo's form. Whatever happens, no engine is left running.
 ///
@@ -20,24 +22,26 @@ pub async fn run(context: &mut Context<'_>, role: Role) -> Result<Choice, RunErr
 
 async fn both_phases(context: &mut Context<'_>, role: Role) -> Result<Choice, RunError> {
     let recorder = context.recorder;
-    let (phase, curve, goal) = match role {
-        Role::Prefill => (Phase::PrefillSweep, Phase::PrefillInterpolation, Goal::Prefill),
-        Role::Decode => (Phase::DecodeSweep, Phase::DecodeInterpolation, Goal::Decode),
+    let goal = match role {
+        Role::Prefill => prefill_sweep::GOAL,
+        Role::Decode => decode_sweep::GOAL,
     };
-    start(recorder, phase)?;
-    let why = sweep::run(context, phase, goal).await?;
-    finish(recorder, phase, candidates::finish(context, role, &why)?)?;
+    let finish = |context: &Context<'_>, _, why: &str| candidates::finish(context, role, why);
+    sweep::run(context, &[goal], &finish).await?;
 
     let choice = choice(&recorder.history(), &context.spec.job.sla)
         .ok_or(RunError::NothingMeasured { role, failures: Vec::new() })?;
     // Each curve looks at the winner of its own role only.
     let chosen = Chosen { prefill: choice.clone(), decode: choice.clone(), selection: Selection::default() };
-    start(recorder, curve)?;
-    let summary = match role {
-        Role::Prefill => prefill_interpolation::run(context, &chosen).await?,
-        Role::Decode => decode_interpolation::run(context, &chosen).await?,
+    let curve = match role {
+        Role::Prefill => prefill_interpolation::goal(context.spec, &chosen),
+        Role::Decode => decode_interpolation::goal(context.spec, &chosen),
     };
-    finish(recorder, curve, summary)?;
+    let finish = |context: &Context<'_>, _, why: &str| match role {
+        Role::Prefill => prefill_interpolation::finish(context, &chosen, why),
+        Role::Decode => decode_interpolation::finish(context, &chosen, why),
+    };
+    sweep::run(context, &[curve], &finish).await?;
     Ok(choice)
 }
 

@@ -1,22 +1,26 @@
 //! Phase 4: TTFT of the selected prefill engine against input length.
 
 use super::{Context, RunError};
-use crate::domain::Chosen;
-use crate::domain::{CurveGoal, Goal};
+use crate::domain::{Chosen, CurveGoal, Goal};
 use crate::run::Phase;
+use crate::spec::RunSpec;
 
-/// Measures the curve and writes it in Dynamo's form.
+/// What it is for.
+pub const fn goal(spec: &RunSpec, chosen: &Chosen) -> (Phase, Goal) {
+    let curve = CurveGoal {
+        candidate: chosen.prefill.candidate,
+        min_isl: spec.curve.min_isl,
+        max_isl: spec.curve.max_isl,
+        concurrency: chosen.prefill.concurrency,
+    };
+    (Phase::PrefillInterpolation, Goal::PrefillCurve(curve))
+}
+
+/// Writes the curve in Dynamo's form.
 ///
 /// # Errors
-/// As [`super::sweep::run`], or if a file cannot be written.
-pub async fn run(context: &mut Context<'_>, chosen: &Chosen) -> Result<String, RunError> {
-    let goal = Goal::PrefillCurve(CurveGoal {
-        candidate: chosen.prefill.candidate,
-        min_isl: context.spec.curve.min_isl,
-        max_isl: context.spec.curve.max_isl,
-        concurrency: chosen.prefill.concurrency,
-    });
-    let why = super::sweep::run(context, Phase::PrefillInterpolation, goal).await?;
+/// If a file cannot be written.
+pub fn finish(context: &Context<'_>, chosen: &Chosen, why: &str) -> Result<String, RunError> {
     let points = context.recorder.with_history(|h| h.measurements_of(chosen.prefill.candidate).count());
     if let Some(artifacts) = context.artifacts {
         artifacts.prefill_curve(context, chosen)?;

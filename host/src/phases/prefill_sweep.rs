@@ -4,11 +4,13 @@ use super::{Context, RunError, candidates};
 use crate::domain::{Goal, Role};
 use crate::run::Phase;
 
-/// Measures the prefill candidates.
+/// What it is for.
+pub const GOAL: (Phase, Goal) = (Phase::PrefillSweep, Goal::Prefill);
+
+/// Writes what it found.
 ///
 /// # Errors
-/// If not one of them could be measured, and as [`super::sweep::run`].
-pub async fn run(context: &mut Context<'_>) -> Result<String, RunError> {
-    let why = super::sweep::run(context, Phase::PrefillSweep, Goal::Prefill).await?;
-    candidates::finish(context, Role::Prefill, &why)
+/// If not one candidate could be measured, or a file cannot be written.
+pub fn finish(context: &Context<'_>, why: &str) -> Result<String, RunError> {
+    candidates::finish(context, Role::Prefill, why)
 }

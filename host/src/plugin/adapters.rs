@@ -73,9 +73,11 @@ impl SweepStrategy for Wasm<SweepStrategyPre<GuestState>> {
         self.decide(
             "next",
             |pre, store| {
+                let mut guest_job = to_guest::job(job, &self.settings);
+                guest_job.extra.push(to_guest::prior_itl(job, candidates));
                 pre.instantiate(&mut *store)?.sla_profiler_sweep_strategy().call_next(
                     store,
-                    &to_guest::job(job, &self.settings),
+                    &guest_job,
                     to_guest::goal(goal),
                     &to_guest::candidates(candidates),
                     &to_guest::history(history),

@@ -22,6 +22,7 @@ use super::guest::GuestState;
 use super::loader::{self, Loaded, Loader};
 use super::store::{self, Entry, Store, StoreError};
 use super::surface::Item;
+use super::text;
 use super::{Limits, PluginError, compile, engine};
 
 /// How to set up a [`PluginHost`].
@@ -151,7 +152,7 @@ impl From<&Item> for Interface {
 /// What decides when the user says nothing.
 pub fn default_choice(kind: Kind) -> PluginChoice {
     let name = match kind {
-        Kind::SweepStrategy => "sweep-coarse-fine",
+        Kind::SweepStrategy => "sweep-adaptive",
         Kind::SelectionPolicy => "select-throughput",
         Kind::PlannerModel => "planner-sla",
     };
@@ -405,7 +406,7 @@ impl PluginHost {
         let Plugin { loaded, limits, grants, settings } = plugin;
         // The trial call has been through the same checks.
         let pre = pre(loaded.pre.clone()).map_err(|error| {
-            PluginError::new(loaded.subject.clone(), LoadProblem::Contract { reason: format!("{error:#}") })
+            PluginError::new(loaded.subject.clone(), LoadProblem::Contract { reason: text::reason(&error) })
         })?;
         Ok(Wasm {
             engine: self.engine.clone(),

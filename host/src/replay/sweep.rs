@@ -12,18 +12,16 @@ use serde::Serialize;
 
 use super::{Recording, RecordingError};
 use crate::domain::{
-    Aim, CandidateId, CurveGoal, EngineFacts, Failure, FailureClass, Goal, History, Measurement, Probe, Role,
-    Selection, Step,
+    Aim, Candidate, CandidateId, CurveGoal, EngineFacts, Failure, FailureClass, Goal, History, Job, Measurement, Probe,
+    Role, Selection, Step,
 };
 use crate::engine::simulated::SimulatedCluster;
 use crate::engine::{ApplyError, ApplyRequest, Cluster, Deployment, Engine, Launch};
 use crate::plugin::PluginError;
 use crate::plugin::api::{SelectionPolicy, SweepStrategy};
 use crate::run::{Event, Phase, Recorder};
+use crate::scheduler::side_by_side::{Strategist, Sweeping, independent, pursue};
 use crate::scheduler::{Halt, Scheduler};
-
-/// As in the phases themselves.
-const MAX_STEPS: usize = 500;
 
 /// What phases 1 to 5 take with a strategy.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
@@ -140,31 +138,33 @@ pub async fn replay_sweep(
         None,
         Arc::new(AtomicBool::new(false)),
     );
-    let mut steps = 0;
+    let sweeping = Sweeping { scheduler: &scheduler, recorder: &recorder, job, candidates };
+    let mut asking = Asking { strategy, job, candidates, steps: 0 };
+    let goals = recording.goals();
+    let is_curve = |goal: &&Goal| matches!(goal, Goal::PrefillCurve(_) | Goal::DecodeCurve(_));
+    let sweeps: Vec<(Phase, Goal)> =
+        goals.iter().filter(|goal| !is_curve(goal)).map(|goal| (phase(goal), *goal)).collect();
+    for at_once in sweeps.chunks(if independent(job) { 2 } else { 1 }) {
+        pursue(sweeping, &mut asking, at_once).await?;
+    }
+    let curves: Vec<Goal> = goals.iter().filter(is_curve).copied().collect();
     let mut chosen: Option<Selection> = None;
-    for goal in recording.goals() {
-        if matches!(goal, Goal::PrefillCurve(_) | Goal::DecodeCurve(_)) && chosen.is_none() {
-            chosen = Some(select(&scheduler, &recorder, recording, policy).await?);
-        }
-        let first = |role| chosen.as_ref().and_then(|selection| selection.ranking(role).first());
-        let curve = |curve: CurveGoal, role| match first(role) {
+    if !curves.is_empty() {
+        let selection = select(&scheduler, &recorder, recording, policy).await?;
+        let of_winner = |curve: CurveGoal, role| match selection.ranking(role).first() {
             Some(choice) => CurveGoal { candidate: choice.candidate, concurrency: choice.concurrency, ..curve },
             None => curve,
         };
-        let (goal, phase) = match goal {
-            Goal::Prefill => (goal, Phase::PrefillSweep),
-            Goal::Decode => (goal, Phase::DecodeSweep),
-            Goal::PrefillCurve(of) => (Goal::PrefillCurve(curve(of, Role::Prefill)), Phase::PrefillInterpolation),
-            Goal::DecodeCurve(of) => (Goal::DecodeCurve(curve(of, Role::Decode)), Phase::DecodeInterpolation),
-        };
-        for _ in 0..MAX_STEPS {
-            steps += 1;
-            match strategy.next(job, &goal, candidates, &recorder.history())?.value {
-                Step::Done(_) => break,
-                Step::Measure(probes) => scheduler.measure(phase, &probes).await?,
-            }
-        }
+        let of_winners = curves.into_iter().map(|goal| match goal {
+            Goal::PrefillCurve(of) => Goal::PrefillCurve(of_winner(of, Role::Prefill)),
+            Goal::DecodeCurve(of) => Goal::DecodeCurve(of_winner(of, Role::Decode)),
+            other => other,
+        });
+        let goals: Vec<(Phase, Goal)> = of_winners.map(|goal| (phase(&goal), goal)).collect();
+        pursue(sweeping, &mut asking, &goals).await?;
+        chosen = Some(selection);
     }
+    let steps = asking.steps;
     let selection = match chosen {
         Some(selection) => selection,
         None => select(&scheduler, &recorder, recording, policy).await?,
@@ -184,6 +184,36 @@ pub async fn replay_sweep(
         steps,
         winners: winners(recording, &selection),
     })
+}
+
+const fn phase(goal: &Goal) -> Phase {
+    match goal {
+        Goal::Prefill => Phase::PrefillSweep,
+        Goal::Decode => Phase::DecodeSweep,
+        Goal::PrefillCurve(_) => Phase::PrefillInterpolation,
+        Goal::DecodeCurve(_) => Phase::DecodeInterpolation,
+    }
+}
+
+/// Asks the strategy and counts.
+struct Asking<'a> {
+    strategy: &'a dyn SweepStrategy,
+    job: &'a Job,
+    candidates: &'a [Candidate],
+    steps: usize,
+}
+
+impl Strategist for Asking<'_> {
+    type Error = SweepError;
+
+    fn next(&mut self, _: Phase, goal: &Goal, history: &History) -> Result<Step, SweepError> {
+        self.steps += 1;
+        Ok(self.strategy.next(self.job, goal, self.candidates, history)?.value)
+    }
+
+    fn reached(&mut self, _: Phase, _: &str) -> Result<(), SweepError> {
+        Ok(())
+    }
 }
 
 async fn select(
@@ -212,6 +242,9 @@ struct RecordedCluster {
     history: Arc<History>,
     simulated: Option<SimulatedCluster>,
     gpus: u32,
+    gpus_per_node: u32,
+    /// The run measured candidates on engines of the other role.
+    shares: bool,
     tally: Arc<Tally>,
 }
 
@@ -222,6 +255,8 @@ impl RecordedCluster {
             history: Arc::new(recording.full_history()),
             simulated: started.simulation.as_ref().map(|spec| SimulatedCluster::new(&started.job, spec)),
             gpus: started.job.hardware.total_gpus,
+            gpus_per_node: started.job.hardware.gpus_per_node,
+            shares: recording.records().iter().any(|record| matches!(record.event, Event::Joined { .. })),
             tally: Arc::default(),
         }
     }
@@ -239,6 +274,14 @@ impl Cluster for RecordedCluster {
 
     fn gpus(&self) -> u32 {
         self.gpus
+    }
+
+    fn gpus_per_node(&self) -> u32 {
+        self.gpus_per_node
+    }
+
+    fn serves_both_roles(&self) -> bool {
+        self.shares
     }
 
     fn expected_launch(&self, launch: &Launch) -> Duration {

@@ -141,6 +141,11 @@ pub enum Event {
         /// What it says of itself.
         facts: EngineFacts,
     },
+    /// A candidate is measured on an engine that was launched for the other role.
+    Joined {
+        /// What the engine says of itself, for this candidate.
+        facts: EngineFacts,
+    },
     /// A point is being measured.
     Measuring {
         /// Which.

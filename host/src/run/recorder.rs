@@ -122,7 +122,9 @@ impl Recorder {
 pub fn apply(history: &mut History, event: &Event) {
     match event {
         // An engine that is launched again says the same; the first word counts.
-        Event::Launched { facts } if history.facts_of(facts.candidate).is_none() => history.facts.push(facts.clone()),
+        Event::Launched { facts } | Event::Joined { facts } if history.facts_of(facts.candidate).is_none() => {
+            history.facts.push(facts.clone())
+        }
         Event::Measured { measurement, .. } => history.measurements.push(measurement.clone()),
         Event::Failed { failure, .. } => history.failures.push(failure.clone()),
         _ => {}

@@ -107,7 +107,7 @@ pub fn message(event: &Event, candidates: &[Candidate]) -> Option<String> {
     match event {
         Event::PhaseStarted { phase } => Some(format!("phase {} of 7: {}", phase.number(), phase.title())),
         Event::Launching { candidate } => Some(format!("launching {}", name(*candidate))),
-        Event::Launched { facts } => Some(format!("measuring {}", name(facts.candidate))),
+        Event::Launched { facts } | Event::Joined { facts } => Some(format!("measuring {}", name(facts.candidate))),
         _ => None,
     }
 }

@@ -79,6 +79,9 @@ impl Timeline {
                     facts.max_running
                 )
             }
+            Event::Joined { facts } => {
+                format!("  {} is measured on an engine that is up already", self.name(facts.candidate))
+            }
             Event::Measuring { .. } => return None,
             Event::Measured { measurement: m, .. } => {
                 let latency = match (m.ttft_ms, m.itl_ms) {

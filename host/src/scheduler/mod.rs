@@ -1,24 +1,61 @@
-//! Decides where and when things run: packs engines into the GPU budget, keeps them alive while they are useful, and
-//! turns a batch of probes into measurements.
+//! Decides where and when things run: packs engines into the GPUs of each node, keeps them alive while they are useful,
+//! and turns batches of probes into measurements.
 //!
 //! ```text
-//! batch of probes --> one task per candidate --acquire--> Engine --measure, measure, …--> back to the idle pool
+//! batch of probes --> one task per candidate --acquire--> Engine --measure, measure, …--> idle
 //!                                              |
-//!                        idle engine of that candidate, or free GPUs, or GPUs of idle engines nobody wants, or wait
+//!         idle engine of that mapping, or free GPUs of a node, or GPUs of idle engines that matter less, or wait
 //! ```
+//!
+//! - Where the cluster allows it, one engine serves both roles: whoever comes first has it launched.
+//! - Both roles' batches run at the same time. An engine that a batch asked for stays up until the next batch leaves it
+//!   out; then it goes, unless it will probably win ([`likely`]) and its GPUs are not needed.
+//! - A launch that takes far longer than the others did is given up, where that leaves nothing behind.
 //!
 //! Strategies say what to measure; only this module says where. Time is tokio's, so the same code packs engines on a
 //! real cluster and on a virtual clock.
 
+pub mod budget;
+pub mod likely;
+mod pool;
+pub mod side_by_side;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::LocalBoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use crate::domain::{Aim, Candidate, CandidateId, Failure, FailureClass, Probe};
+use self::budget::{Action, Budget};
+use self::pool::{Batch, Key, Live, Nodes, Place, Pool};
+use crate::domain::{Aim, Candidate, CandidateId, EngineFacts, Failure, FailureClass, Probe, Role};
 use crate::engine::{Cluster, Engine, Launch};
 use crate::run::{Event, JournalError, Phase, Recorder, RunDir};
+
+/// Bounds on what runs at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scheduling {
+    /// Engines that may be up at once.
+    pub most_engines: usize,
+    /// Engines that may be coming up at once: weights come over the same network, from the same storage.
+    pub most_launches: usize,
+}
+
+impl Default for Scheduling {
+    fn default() -> Self {
+        Self { most_engines: usize::MAX, most_launches: 8 }
+    }
+}
+
+/// A launch is given up after this many times what the slowest one took that worked, ...
+const PATIENCE: f64 = 3.0;
+
+/// ... and this long, in seconds: quick launches differ by more.
+const LEAST_PATIENCE_S: f64 = 60.0;
 
 /// Why measuring ended before it was done.
 #[derive(Debug, thiserror::Error)]
@@ -38,25 +75,12 @@ pub struct Scheduler {
     recorder: Recorder,
     /// Where engines' logs go; none in a dry run.
     logs: Option<RunDir>,
+    scheduling: Scheduling,
     pool: Mutex<Pool>,
-    /// GPUs became free, or an engine idle.
+    /// GPUs became free, or an engine idle, or it became clearer how long launches take.
     changed: Notify,
     stop: Arc<AtomicBool>,
-}
-
-struct Pool {
-    free_gpus: u32,
-    /// Least recently used first.
-    idle: Vec<Live>,
-    /// GPUs times seconds, of engines that are gone.
-    gpu_seconds: f64,
-    launches: u32,
-}
-
-struct Live {
-    candidate: CandidateId,
-    engine: Box<dyn Engine>,
-    since_s: f64,
+    budget: Option<Budget>,
 }
 
 /// What a run has used.
@@ -85,8 +109,39 @@ impl Scheduler {
         logs: Option<RunDir>,
         stop: Arc<AtomicBool>,
     ) -> Self {
-        let pool = Pool { free_gpus: cluster.gpus(), idle: Vec::new(), gpu_seconds: 0.0, launches: 0 };
-        Self { cluster, candidates, recorder, logs, pool: Mutex::new(pool), changed: Notify::new(), stop }
+        let pool = Mutex::new(Pool::new(Nodes::new(cluster.gpus(), cluster.gpus_per_node())));
+        let scheduling = Scheduling::default();
+        Self { cluster, candidates, recorder, logs, scheduling, pool, changed: Notify::new(), stop, budget: None }
+    }
+
+    /// The same with other bounds.
+    #[must_use]
+    pub fn with(mut self, scheduling: Scheduling) -> Self {
+        self.scheduling = scheduling;
+        self
+    }
+
+    /// The same within a budget: what it cannot afford is not begun, and ends the run as the user's wish would.
+    #[must_use]
+    pub fn within(mut self, budget: Budget) -> Self {
+        self.budget = Some(budget);
+        self
+    }
+
+    /// Whether the budget is enough for this. If not, everything stops.
+    fn affords(&self, action: Action, id: CandidateId, candidate: &Candidate, probe: Option<&Probe>) -> bool {
+        let Some(budget) = &self.budget else { return true };
+        let launch = Launch { id, candidate: candidate.clone() };
+        let expected = match probe {
+            Some(probe) => self.cluster.expected_measure(&launch, probe),
+            None => self.cluster.expected_launch(&launch),
+        };
+        let affords = budget.affords(action, id, expected, self.recorder.now_s());
+        if !affords {
+            self.stop.store(true, Ordering::Relaxed);
+            self.changed.notify_waiters();
+        }
+        affords
     }
 
     /// The cluster that it schedules.
@@ -109,14 +164,30 @@ impl Scheduler {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Measures all probes that the history does not settle yet. What comes out, failures included, is in the
-    /// history afterwards; only the end of the whole run is an error. Engines stay alive for the next batch.
+    fn key(&self, id: CandidateId) -> Option<Key> {
+        Some(pool::key(self.candidates.get(id as usize)?, self.cluster.serves_both_roles()))
+    }
+
+    fn gpus(&self, id: CandidateId) -> u32 {
+        self.candidates.get(id as usize).map_or(0, Candidate::gpus)
+    }
+
+    /// Says whose engines should stay up although nobody waits for them.
+    pub fn expect_winners(&self, likely: Vec<CandidateId>) {
+        self.pool().likely = likely;
+    }
+
+    /// Measures all probes that the history does not settle yet; all are of the same role. What comes out, failures
+    /// included, is in the history afterwards; only the end of the whole run is an error. Engines stay alive for the next
+    /// batch of the role.
     ///
     /// # Errors
     /// See [`Halt`].
     pub async fn measure(&self, phase: Phase, probes: &[Probe]) -> Result<(), Halt> {
         let mut groups: Vec<(CandidateId, Vec<Probe>)> = Vec::new();
+        let mut role = None;
         for probe in probes {
+            role = role.or(self.candidates.get(probe.candidate as usize).map(|candidate| candidate.role));
             if self.recorder.with_history(|history| history.is_settled(probe)) || self.recorder.recall(phase, probe) {
                 continue;
             }
@@ -126,8 +197,37 @@ impl Scheduler {
                 None => groups.push((probe.candidate, vec![*probe])),
             }
         }
-        let mut tasks: FuturesUnordered<_> =
-            groups.iter().map(|(candidate, group)| self.serve(phase, *candidate, group)).collect();
+        let Some(role) = role else { return Ok(()) };
+        let open: Vec<CandidateId> = groups.iter().map(|(id, _)| *id).collect();
+        let needed = open.iter().fold(0_u32, |sum, id| sum.saturating_add(self.gpus(*id)));
+        let unwanted = {
+            let mut pool = self.pool();
+            let oversized = needed > self.cluster.gpus() || open.len() > self.scheduling.most_engines;
+            *pool.batch(role) = Batch { open, through: Vec::new(), oversized };
+            pool.take_unwanted(&|id| self.key(id))
+        };
+        let mut tasks: FuturesUnordered<LocalBoxFuture<'_, Result<(), Halt>>> = FuturesUnordered::new();
+        tasks.extend(unwanted.into_iter().map(|live| self.end(live).boxed_local()));
+        tasks.extend(groups.iter().map(|(candidate, group)| self.serve(phase, *candidate, group).boxed_local()));
+        self.changed.notify_waiters();
+        self.all(tasks).await
+    }
+
+    /// Nothing more is asked for the role; engines that nobody else waits for go, but for the likely winners'.
+    ///
+    /// # Errors
+    /// See [`Halt`].
+    pub async fn finished(&self, role: Role) -> Result<(), Halt> {
+        let unwanted = {
+            let mut pool = self.pool();
+            *pool.batch(role) = Batch::default();
+            pool.take_unwanted(&|id| self.key(id))
+        };
+        self.changed.notify_waiters();
+        self.all(unwanted.into_iter().map(|live| self.end(live).boxed_local()).collect()).await
+    }
+
+    async fn all(&self, mut tasks: FuturesUnordered<LocalBoxFuture<'_, Result<(), Halt>>>) -> Result<(), Halt> {
         let mut result = Ok(());
         while let Some(done) = tasks.next().await {
             // The others finish their current measurement; nothing that was paid for is thrown away.
@@ -142,43 +242,62 @@ impl Scheduler {
 
     async fn serve(&self, phase: Phase, id: CandidateId, probes: &[Probe]) -> Result<(), Halt> {
         let Some(candidate) = self.candidates.get(id as usize) else { return Ok(()) };
-        let Some(mut live) = self.acquire(phase, id, candidate).await? else { return Ok(()) };
+        let Some(mut live) = self.acquire(phase, id, candidate).await? else {
+            self.through(candidate.role, id);
+            return Ok(());
+        };
         for probe in probes {
-            if self.is_stopped() {
+            if self.is_stopped() || !self.affords(Action::Measure, id, candidate, Some(probe)) {
                 self.put_back(live);
                 return Err(Halt::Interrupted);
             }
             self.recorder.record(Event::Measuring { probe: *probe })?;
             match live.engine.measure(candidate.role, probe, aim(phase)).await {
                 Ok(measurement) => self.recorder.record(Event::Measured { phase, measurement })?,
-                Err(failure) => {
+                Err(mut failure) => {
+                    // The engine may know itself by the name of the candidate that it was launched for.
+                    failure.candidate = id;
                     let engine_is_lost = failure.probe.is_none();
                     self.recorder.record(Event::Failed { phase, failure })?;
                     if engine_is_lost {
+                        self.through(candidate.role, id);
+                        {
+                            let mut pool = self.pool();
+                            pool.remove_busy(live.key);
+                            pool.ending += 1;
+                        }
                         return self.end(live).await;
                     }
                 }
             }
         }
+        self.through(candidate.role, id);
         self.put_back(live);
         Ok(())
     }
 
+    fn through(&self, role: Role, id: CandidateId) {
+        let mut pool = self.pool();
+        let batch = pool.batch(role);
+        batch.open.retain(|open| *open != id);
+        batch.through.push(id);
+    }
+
     fn put_back(&self, live: Live) {
-        self.pool().idle.push(live);
+        let mut pool = self.pool();
+        pool.remove_busy(live.key);
+        pool.idle.push(live);
+        drop(pool);
         self.changed.notify_waiters();
     }
 
     /// An engine of the candidate, or `None` if it does not start (which is then in the history).
     async fn acquire(&self, phase: Phase, id: CandidateId, candidate: &Candidate) -> Result<Option<Live>, Halt> {
         let gpus = candidate.gpus();
+        let key = pool::key(candidate, self.cluster.serves_both_roles());
         if gpus > self.cluster.gpus() {
-            let failure = Failure {
-                candidate: id,
-                class: FailureClass::DoesNotFit,
-                probe: None,
-                reason: format!("needs {gpus} GPUs, the cluster has {}", self.cluster.gpus()),
-            };
+            let reason = format!("needs {gpus} GPUs, the cluster has {}", self.cluster.gpus());
+            let failure = Failure { candidate: id, class: FailureClass::DoesNotFit, probe: None, reason };
             self.recorder.record(Event::Failed { phase, failure })?;
             return Ok(None);
         }
@@ -190,90 +309,188 @@ impl Scheduler {
             if self.is_stopped() {
                 return Err(Halt::Interrupted);
             }
-            let evicted = {
-                let mut pool = self.pool();
-                if let Some(index) = pool.idle.iter().position(|live| live.candidate == id) {
-                    return Ok(Some(pool.idle.remove(index)));
+            match self.find(id, key, gpus, candidate.role) {
+                Found::Up(live) => return self.join(id, live).map(Some),
+                Found::Failed(failure) => {
+                    self.recorder.record(Event::Failed { phase, failure: Failure { candidate: id, ..failure } })?;
+                    return Ok(None);
                 }
-                if pool.free_gpus >= gpus {
-                    pool.free_gpus -= gpus;
-                    None
-                } else {
-                    Some(self.take_evictable(&mut pool, gpus))
+                Found::Room(place) => return self.launch(phase, id, candidate, key, place).await,
+                Found::Evicted(engines) => {
+                    futures::future::join_all(engines.into_iter().map(|live| self.end(live)))
+                        .await
+                        .into_iter()
+                        .collect::<Result<(), Halt>>()?;
                 }
-            };
-            match evicted {
-                None => return self.launch(phase, id, candidate).await,
-                Some(engines) if engines.is_empty() => changed.await,
-                Some(engines) => {
-                    for live in engines {
-                        self.end(live).await?;
-                    }
-                }
+                Found::Nothing => changed.await,
             }
         }
     }
 
-    /// Idle engines, least recently used first, whose GPUs together with the free ones suffice; none if they do not.
-    fn take_evictable(&self, pool: &mut Pool, gpus: u32) -> Vec<Live> {
-        let size = |live: &Live| self.candidates.get(live.candidate as usize).map_or(0, Candidate::gpus);
-        let available: u32 = pool.free_gpus + pool.idle.iter().map(size).sum::<u32>();
-        if available < gpus {
-            return Vec::new();
+    fn find(&self, id: CandidateId, key: Key, gpus: u32, role: Role) -> Found {
+        let mut pool = self.pool();
+        if let Some(index) = pool.idle.iter().position(|live| live.key == key) {
+            pool.busy.push(key);
+            return Found::Up(pool.idle.remove(index));
         }
-        let mut reachable = pool.free_gpus;
-        let mut evicted = Vec::new();
-        while reachable < gpus && !pool.idle.is_empty() {
-            let live = pool.idle.remove(0);
-            reachable += size(&live);
-            evicted.push(live);
+        if pool.busy.contains(&key) || pool.launching.contains(&key) {
+            return Found::Nothing;
         }
-        evicted
+        let failed = pool.failed.iter().find(|(of, failure)| *of == key && failure.candidate != id);
+        if let Some((_, failure)) = failed {
+            return Found::Failed(failure.clone());
+        }
+        if pool.launching.len() >= self.scheduling.most_launches {
+            return Found::Nothing;
+        }
+        if pool.engines() < self.scheduling.most_engines
+            && let Some(place) = pool.nodes.take(gpus)
+        {
+            pool.launching.push(key);
+            pool.keeps_all |= pool.let_go.contains(&key);
+            return Found::Room(place);
+        }
+        let evicted = pool.make_room(gpus, self.scheduling.most_engines, role, &|id| self.key(id));
+        if evicted.is_empty() { Found::Nothing } else { Found::Evicted(evicted) }
     }
 
-    async fn launch(&self, phase: Phase, id: CandidateId, candidate: &Candidate) -> Result<Option<Live>, Halt> {
+    /// The candidate's first use of an engine that was launched for another one.
+    fn join(&self, id: CandidateId, mut live: Live) -> Result<Live, Halt> {
+        if !live.users.contains(&id) {
+            live.users.push(id);
+        }
+        if self.recorder.with_history(|history| history.facts_of(id).is_none()) {
+            let facts = EngineFacts { candidate: id, ..live.engine.facts().clone() };
+            if let Err(error) = self.recorder.record(Event::Joined { facts }) {
+                self.put_back(live);
+                return Err(error.into());
+            }
+        }
+        Ok(live)
+    }
+
+    async fn launch(
+        &self,
+        phase: Phase,
+        id: CandidateId,
+        candidate: &Candidate,
+        key: Key,
+        place: Place,
+    ) -> Result<Option<Live>, Halt> {
         let since_s = self.recorder.now_s();
-        self.recorder.record(Event::Launching { candidate: id })?;
+        if !self.affords(Action::Launch { gpus: candidate.gpus() }, id, candidate, None) {
+            self.pool().remove_launching(key);
+            self.free(&place, since_s);
+            return Err(Halt::Interrupted);
+        }
+        if let Err(error) = self.recorder.record(Event::Launching { candidate: id }) {
+            self.pool().remove_launching(key);
+            self.free(&place, since_s);
+            return Err(error.into());
+        }
         self.pool().launches += 1;
-        match self.cluster.launch(&Launch { id, candidate: candidate.clone() }).await {
+        let launched = self.patiently(&Launch { id, candidate: candidate.clone() }).await;
+        self.pool().remove_launching(key);
+        match launched {
             Ok(engine) => {
-                self.recorder.record(Event::Launched { facts: engine.facts().clone() })?;
-                Ok(Some(Live { candidate: id, engine, since_s }))
+                self.pool().busy.push(key);
+                let facts = engine.facts().clone();
+                let live = Live { key, users: vec![id], engine, place, since_s };
+                if let Err(error) = self.recorder.record(Event::Launched { facts }) {
+                    self.put_back(live);
+                    return Err(error.into());
+                }
+                self.changed.notify_waiters();
+                Ok(Some(live))
             }
             Err(failure) => {
-                self.free(candidate.gpus(), since_s);
+                self.free(&place, since_s);
                 // An engine that is given up because the user asks to stop has not failed: resume launches it again.
                 if self.is_stopped() {
                     return Err(Halt::Interrupted);
                 }
+                self.pool().failed.push((key, failure.clone()));
                 self.recorder.record(Event::Failed { phase, failure })?;
+                self.changed.notify_waiters();
                 Ok(None)
             }
         }
     }
 
-    fn free(&self, gpus: u32, since_s: f64) {
+    /// Launches; gives up where others took a fraction of the time.
+    async fn patiently(&self, launch: &Launch) -> Result<Box<dyn Engine>, Failure> {
+        let expected_s = self.cluster.expected_launch(launch).as_secs_f64();
+        let started = Instant::now();
+        let mut launching = self.cluster.launch(launch);
+        loop {
+            let changed = self.changed.notified();
+            let slowest = self.pool().slowest.filter(|_| self.cluster.can_abandon_launches());
+            let patience_s = slowest.map(|ratio| PATIENCE * ratio * expected_s + LEAST_PATIENCE_S);
+            let deadline = patience_s.and_then(|s| Duration::try_from_secs_f64(s).ok()).map(|s| started + s);
+            let late = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                launched = &mut launching => {
+                    if launched.is_ok() && expected_s > 0.0 {
+                        let ratio = started.elapsed().as_secs_f64() / expected_s;
+                        let mut pool = self.pool();
+                        pool.slowest = Some(pool.slowest.map_or(ratio, |slowest| slowest.max(ratio)));
+                    }
+                    return launched;
+                }
+                () = late => {
+                    return Err(Failure {
+                        candidate: launch.id,
+                        class: FailureClass::Timeout,
+                        probe: None,
+                        reason: format!(
+                            "{}: given up after {:.0} s, over {PATIENCE} times what the slowest launch of this run took",
+                            launch.candidate.name(),
+                            started.elapsed().as_secs_f64(),
+                        ),
+                    });
+                }
+                () = changed => {}
+            }
+        }
+    }
+
+    fn free(&self, place: &Place, since_s: f64) {
         let now_s = self.recorder.now_s();
+        let gpus: u32 = place.iter().map(|(_, part)| part).sum();
         let mut pool = self.pool();
-        pool.free_gpus += gpus;
+        pool.nodes.give_back(place);
         pool.gpu_seconds += f64::from(gpus) * (now_s - since_s);
         drop(pool);
         self.changed.notify_waiters();
     }
 
-    /// Keeps an engine's log, ends it, waits until its GPUs are free.
+    /// Keeps an engine's log, ends it, waits until its GPUs are free. It was counted among those that are ending.
     async fn end(&self, live: Live) -> Result<(), Halt> {
-        let Live { candidate: id, engine, since_s } = live;
-        let Some(candidate) = self.candidates.get(id as usize) else { return Ok(()) };
-        if let Some(logs) = &self.logs {
-            let name = format!("{}/engine.log", candidate.dir_name());
-            logs.write(&name, engine.log().as_bytes()).map_err(JournalError::Dir)?;
+        let Live { key, users, engine, place, since_s } = live;
+        let log = engine.log();
+        let mut kept = Ok(());
+        for candidate in users.iter().filter_map(|id| self.candidates.get(*id as usize)) {
+            if let Some(logs) = &self.logs {
+                let name = format!("{}/engine.log", candidate.dir_name());
+                kept = kept.and(logs.write(&name, log.as_bytes()).map(drop).map_err(JournalError::Dir));
+            }
         }
+        // The log may be lost; the engine must go all the same.
         if let Err(failure) = engine.shutdown().await {
-            tracing::warn!("{}: {}", candidate.name(), failure.reason);
+            tracing::warn!("{}: {}", key.mapping, failure.reason);
         }
-        self.free(candidate.gpus(), since_s);
-        self.recorder.record(Event::Released { candidate: id })?;
+        self.pool().ending -= 1;
+        self.free(&place, since_s);
+        kept?;
+        if let Some(first) = users.first() {
+            self.recorder.record(Event::Released { candidate: *first })?;
+        }
         Ok(())
     }
 
@@ -284,14 +501,27 @@ impl Scheduler {
     pub async fn retain(&self, keep: &[CandidateId]) -> Result<(), Halt> {
         let gone: Vec<Live> = {
             let mut pool = self.pool();
-            let (kept, gone) =
-                std::mem::take(&mut pool.idle).into_iter().partition(|live| keep.contains(&live.candidate));
+            let keep: Vec<Key> = keep.iter().filter_map(|id| self.key(*id)).collect();
+            let (kept, gone): (Vec<Live>, Vec<Live>) =
+                std::mem::take(&mut pool.idle).into_iter().partition(|live| keep.contains(&live.key));
             pool.idle = kept;
+            pool.ending += gone.len();
             gone
         };
-        for live in gone {
-            self.end(live).await?;
-        }
-        Ok(())
+        self.all(gone.into_iter().map(|live| self.end(live).boxed_local()).collect()).await
     }
+}
+
+/// What a candidate that needs an engine finds.
+enum Found {
+    /// An idle one.
+    Up(Live),
+    /// It did not come up for another candidate either.
+    Failed(Failure),
+    /// Free GPUs.
+    Room(Place),
+    /// Idle ones that have to go.
+    Evicted(Vec<Live>),
+    /// It has to wait.
+    Nothing,
 }

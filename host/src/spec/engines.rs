@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::error::SpecError;
 use super::source::read_file;
 use crate::backends::flags::split_words;
+use crate::load::builtin::crowd::MOST_CLIENTS;
 
 /// Who sends requests to real engines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
@@ -24,6 +25,59 @@ pub enum LoadKind {
     Aiperf,
 }
 
+/// How many clients of the built-in load generator send requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadClients {
+    /// So many; one is this process, more are pods of a Job.
+    Exactly(u32),
+    /// One, and twice as many again and again while clients say that they were the bottleneck.
+    Auto,
+}
+
+impl std::str::FromStr for LoadClients {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        match text.parse() {
+            Ok(clients @ 1..=MOST_CLIENTS) => Ok(Self::Exactly(clients)),
+            _ => Err(format!("want auto, or a number from 1 to {MOST_CLIENTS}")),
+        }
+    }
+}
+
+impl Serialize for LoadClients {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Exactly(clients) => serializer.serialize_u32(*clients),
+            Self::Auto => serializer.serialize_str("auto"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for LoadClients {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let setting = super::profiler::Setting::deserialize(deserializer)?;
+        setting.0.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for LoadClients {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "LoadClients".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "How many clients of the built-in load generator send requests: one is this process, more are pods \
+                of a Job; `auto` takes twice as many again and again while clients say that they were the bottleneck.",
+            "anyOf": [{ "type": "integer", "minimum": 1, "maximum": MOST_CLIENTS }, { "const": "auto" }],
+        })
+    }
+}
+
 /// How real engines are brought up and measured. Paths are relative to this file.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -31,6 +85,12 @@ pub struct EnginesSpec {
     /// Who sends the requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load: Option<LoadKind>,
+    /// How many clients send them, on Kubernetes; absent: one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_clients: Option<LoadClients>,
+    /// Image of this program for pods that send requests; absent: that of the pod in which it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_image: Option<String>,
     /// The model's `tokenizer.json`, or the folder that holds it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
@@ -74,6 +134,13 @@ pub struct EngineFlags {
     /// Who sends requests to real engines
     #[arg(long, value_enum, value_name = "GENERATOR")]
     pub load: Option<LoadKind>,
+    /// How many clients of the built-in load generator send requests, on Kubernetes: one is this process, more are pods
+    /// of a Job; auto takes more where one is the bottleneck
+    #[arg(long, value_name = "N|auto")]
+    pub load_clients: Option<LoadClients>,
+    /// Image of this program for those pods; where this runs in a pod itself, that pod's
+    #[arg(long, value_name = "IMAGE")]
+    pub load_image: Option<String>,
     /// The model's tokenizer.json, or the folder that holds it
     #[arg(long, value_name = "PATH")]
     pub tokenizer: Option<PathBuf>,

@@ -33,7 +33,7 @@ mod v1alpha1;
 mod v1beta1;
 
 pub use catalog::{Catalog, find_gpu, find_model};
-pub use engines::{EngineFlags, EngineTemplate, EnginesSpec, LoadKind, LocalSpec, ProcessTemplate, Words};
+pub use engines::{EngineFlags, EngineTemplate, EnginesSpec, LoadClients, LoadKind, LocalSpec, ProcessTemplate, Words};
 pub use error::{ErrorKind, Place, SpecError};
 pub use flags::{Flags, key_value};
 pub use model_config::read_model_config;

@@ -51,6 +51,16 @@ impl Child {
         Self { supervisor, lifeline, log }
     }
 
+    /// Kills the server and nothing else: it can be started again in the same folder.
+    pub fn kill(&self) {
+        let supervisor = self.supervisor.id();
+        let children = std::fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children"));
+        for pid in children.expect("Linux says which children there are").split_whitespace() {
+            let killed = Command::new("kill").args(["-9", pid]).status();
+            assert!(killed.is_ok_and(|status| status.success()), "{pid} is ours");
+        }
+    }
+
     /// What it wrote last, for a message.
     pub fn last_words(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();

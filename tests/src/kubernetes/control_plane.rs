@@ -10,6 +10,7 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::Value;
+use sla_profiler::spec::DgdApi;
 
 use super::child::Child;
 use super::identity::Identity;
@@ -27,9 +28,12 @@ pub struct ControlPlane {
     kubelet_port: u16,
     /// Taken out while it restarts.
     api_server: Mutex<Option<Child>>,
-    /// Dropped after the API server; etcd's supervisor removes the folder.
+    /// Dropped after the API server; the first etcd's supervisor removes the folder.
     _others: Vec<Child>,
-    _etcd: Child,
+    next_etcd: Mutex<Option<Child>>,
+    etcd: Child,
+    peer_port: u16,
+    dynamo: DgdApi,
 }
 
 impl ControlPlane {
@@ -37,6 +41,17 @@ impl ControlPlane {
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<ControlPlane> = OnceLock::new();
         SHARED.get_or_init(|| Self::start(crds::dynamo))
+    }
+
+    /// One of this process whose CRDs serve v1alpha1 only, as those of Dynamo's operator before 1.0; the stand-ins.
+    pub fn of_v1alpha1() -> &'static Self {
+        static OLD: OnceLock<ControlPlane> = OnceLock::new();
+        OLD.get_or_init(|| Self { dynamo: DgdApi::V1alpha1, ..Self::start(crds::dynamo_v1alpha1) })
+    }
+
+    /// The version of Dynamo's kinds that it serves.
+    pub fn dynamo(&self) -> DgdApi {
+        self.dynamo
     }
 
     /// One of the caller's own, ended when it is dropped. `crds` gets the API server's own schemas.
@@ -49,7 +64,7 @@ impl ControlPlane {
         let folder = tempfile::Builder::new().prefix("sla-profiler-cluster-").tempdir().expect("a folder").keep();
         let identity = Identity::create(&folder);
         let (etcd_port, peer_port, port) = (free_port(), free_port(), free_port());
-        let etcd = start_etcd(&folder, etcd_port, peer_port);
+        let etcd = start_etcd(&folder, etcd_port, peer_port, true);
         let api_server = start_api_server(&folder, &identity, etcd_port, port);
         let mut this = Self {
             folder,
@@ -59,7 +74,10 @@ impl ControlPlane {
             kubelet_port: free_port(),
             api_server: Mutex::new(Some(api_server)),
             _others: Vec::new(),
-            _etcd: etcd,
+            next_etcd: Mutex::default(),
+            etcd,
+            peer_port,
+            dynamo: DgdApi::V1beta1,
         };
         block_on(async {
             this.wait_until_ready().await;
@@ -122,6 +140,20 @@ impl ControlPlane {
         self.wait_until_ready().await;
     }
 
+    /// Kills etcd; the API server answers nothing that needs it.
+    pub fn stop_etcd(&self) {
+        match self.next_etcd.lock().expect("no panic under the lock").take() {
+            Some(child) => drop(child),
+            None => self.etcd.kill(),
+        }
+    }
+
+    /// Starts etcd again on what the last one left.
+    pub fn start_etcd(&self) {
+        let child = start_etcd(&self.folder, self.etcd_port, self.peer_port, false);
+        *self.next_etcd.lock().expect("no panic under the lock") = Some(child);
+    }
+
     async fn wait_until_ready(&self) {
         let client = self.admin().await;
         let ready = async || {
@@ -137,7 +169,15 @@ impl ControlPlane {
 
     fn start_controllers(&self) -> Vec<Child> {
         let kubeconfig = format!("--kubeconfig={}", self.kubeconfig().display());
-        let common = [kubeconfig.as_str(), "--leader-elect=false", "--secure-port=0", "--bind-address=127.0.0.1"];
+        let common = [
+            kubeconfig.as_str(),
+            "--leader-elect=false",
+            "--secure-port=0",
+            "--bind-address=127.0.0.1",
+            // A thousand pods are created in seconds.
+            "--kube-api-qps=500",
+            "--kube-api-burst=1000",
+        ];
         let key = format!("--service-account-private-key-file={}", self.identity.file("accounts.key"));
         let ca = format!("--root-ca-file={}", self.identity.file("ca.crt"));
         let kwok = nodes::kwok_arguments(&self.folder, &kubeconfig, &self.identity, self.kubelet_port);
@@ -180,7 +220,7 @@ async fn install(client: &Client, definitions: &[Value]) {
     }
 }
 
-fn start_etcd(folder: &Path, port: u16, peer_port: u16) -> Child {
+fn start_etcd(folder: &Path, port: u16, peer_port: u16, owns_folder: bool) -> Child {
     let url = format!("http://127.0.0.1:{port}");
     let peer = format!("http://127.0.0.1:{peer_port}");
     let arguments = [
@@ -193,7 +233,7 @@ fn start_etcd(folder: &Path, port: u16, peer_port: u16) -> Child {
         "--unsafe-no-fsync".to_owned(),
         "--log-level=error".to_owned(),
     ];
-    Child::start("etcd", arguments, folder, true)
+    Child::start("etcd", arguments, folder, owns_folder)
 }
 
 fn start_api_server(folder: &Path, identity: &Identity, etcd_port: u16, port: u16) -> Child {

@@ -7,8 +7,8 @@
 //!   are installed as they are;
 //! - otherwise the stand-ins below are: the fields, enumerations and rules that the API documents, with the schema of a
 //!   pod template and of a Job from the running API server itself, as the code generator of the real ones takes it.
-//!   Fields that this project neither writes nor reads are left open, and only v1beta1 is served, since v1alpha1 needs
-//!   the operator's conversion webhook.
+//!   Fields that this project neither writes nor reads are left open, and one version is served: both at once need the
+//!   operator's conversion webhook.
 
 use std::collections::BTreeMap;
 
@@ -59,6 +59,56 @@ pub fn dynamo(schemas: &Schemas) -> Vec<Value> {
         }
         None => vec![graph_deployment(schemas), request(schemas)],
     }
+}
+
+/// Stand-ins that serve v1alpha1 only, as before Dynamo 1.0. Fields of services are left open: what is in question is
+/// which version is spoken.
+pub fn dynamo_v1alpha1(_: &Schemas) -> Vec<Value> {
+    let texts = json!({ "type": "object", "additionalProperties": { "type": "string" } });
+    let service = json!({
+        "type": "object", "x-kubernetes-preserve-unknown-fields": true,
+        "properties": {
+            "componentType": text(), "subComponentType": text(),
+            "replicas": { "type": "integer", "format": "int32", "minimum": 0 },
+            "multinode": object(json!({ "nodeCount": { "type": "integer", "format": "int32", "minimum": 2 } })),
+            "scalingAdapter": object(json!({ "enabled": flag() })),
+            "resources": object(json!({ "limits": object(json!({ "gpu": text(), "cpu": text(), "memory": text() })) })),
+            "extraPodSpec": open(),
+        },
+    });
+    let spec = object(json!({
+        "annotations": texts, "labels": texts, "backendFramework": choice(&["sglang", "vllm", "trtllm"]),
+        "envs": { "type": "array", "items": open() }, "pvcs": { "type": "array", "items": open() },
+        "services": { "type": "object", "maxProperties": 25, "additionalProperties": service },
+    }));
+    let status = object(json!({
+        "state": text(), "observedGeneration": { "type": "integer", "format": "int64" }, "conditions": conditions(),
+        "components": open(), "services": open(),
+    }));
+    let deployments =
+        definition("DynamoGraphDeployment", "dynamographdeployments", "dgd", spec, status, json!([]), "v1alpha1");
+    let spec = json!({
+        "type": "object",
+        "required": ["model", "profilingConfig"],
+        "properties": {
+            "model": text(), "backend": choice(&["auto", "sglang", "trtllm", "vllm"]), "useMocker": flag(),
+            "enableGpuDiscovery": flag(), "autoApply": flag(),
+            "profilingConfig": object(json!({
+                "config": open(), "profilerImage": text(), "outputPVC": text(), "configMapRef": open(),
+            })),
+            "deploymentOverrides": object(json!({
+                "name": text(), "namespace": text(), "labels": texts, "annotations": texts, "workersImage": text(),
+            })),
+        },
+    });
+    let status = object(json!({
+        "state": choice(&["Initializing", "Pending", "Profiling", "Deploying", "Ready", "DeploymentDeleted", "Failed"]),
+        "backend": text(), "observedGeneration": { "type": "integer", "format": "int64" }, "conditions": conditions(),
+        "profilingResults": text(), "generatedDeployment": open(), "deployment": open(),
+    }));
+    let kind = "DynamoGraphDeploymentRequest";
+    let requests = definition(kind, "dynamographdeploymentrequests", "dgdr", spec, status, json!([]), "v1alpha1");
+    vec![deployments, requests]
 }
 
 fn read(path: &std::path::Path) -> Value {
@@ -208,7 +258,15 @@ fn conditions() -> Value {
     })
 }
 
-fn definition(kind: &str, plural: &str, short: &str, spec: Value, status: Value, columns: Value) -> Value {
+fn definition(
+    kind: &str,
+    plural: &str,
+    short: &str,
+    spec: Value,
+    status: Value,
+    columns: Value,
+    version: &str,
+) -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -221,7 +279,7 @@ fn definition(kind: &str, plural: &str, short: &str, spec: Value, status: Value,
                 "singular": kind.to_lowercase(), "shortNames": [short],
             },
             "versions": [{
-                "name": "v1beta1",
+                "name": version,
                 "served": true,
                 "storage": true,
                 "subresources": { "status": {} },
@@ -348,7 +406,7 @@ fn graph_deployment(schemas: &Schemas) -> Value {
         { "name": "Backend", "type": "string", "jsonPath": ".spec.backendFramework" },
         { "name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp" },
     ]);
-    definition("DynamoGraphDeployment", "dynamographdeployments", "dgd", spec, status, columns)
+    definition("DynamoGraphDeployment", "dynamographdeployments", "dgd", spec, status, columns, "v1beta1")
 }
 
 fn request(schemas: &Schemas) -> Value {
@@ -416,5 +474,13 @@ fn request(schemas: &Schemas) -> Value {
         column("Message", ".status.conditions[?(@.type==\"Succeeded\")].message"),
         column("DGD", ".status.dgdName"),
     ]);
-    definition("DynamoGraphDeploymentRequest", "dynamographdeploymentrequests", "dgdr", spec, status, columns)
+    definition(
+        "DynamoGraphDeploymentRequest",
+        "dynamographdeploymentrequests",
+        "dgdr",
+        spec,
+        status,
+        columns,
+        "v1beta1",
+    )
 }

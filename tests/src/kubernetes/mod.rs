@@ -5,7 +5,8 @@
 //!   ControlPlane --- starts --------------->  etcd <- kube-apiserver <- controller-manager, scheduler, kwok
 //!     |-- Namespace   random, one per test          ^
 //!     |-- Proxy       counts requests, injects -----'   429, EOF, 410 (`proxy.rs`)
-//!     '-- Operator    turns DGDs into Deployments, Services and a status (`operator.rs`; a stand-in)
+//!     |-- Operator    turns DGDs into Deployments, Services and a status (`operator.rs`; a stand-in)
+//!     '-- Programs    plays pods of Jobs by processes of our own (`programs.rs`)
 //! ```
 //!
 //! One control plane serves all tests of a process. Each test takes a [`Namespace`] of its own and never waits for
@@ -20,12 +21,14 @@ mod identity;
 pub mod namespace;
 pub mod nodes;
 pub mod operator;
+pub mod programs;
 pub mod proxy;
 pub mod rbac;
 
 pub use control_plane::ControlPlane;
 pub use namespace::Namespace;
 pub use operator::{Endpoint, Operator};
+pub use programs::Programs;
 pub use proxy::Proxy;
 
 use std::future::Future;

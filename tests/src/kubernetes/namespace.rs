@@ -8,8 +8,10 @@ use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace as Resource, ServiceAccount};
 use kube::Client;
 use kube::api::{Api, DynamicObject, PostParams};
-use kube::core::{ApiResource, GroupVersionKind};
+use kube::core::ApiResource;
 use serde_json::{Value, json};
+use sla_profiler::kubernetes::resources;
+use sla_profiler::spec::DgdApi;
 
 use super::control_plane::{ControlPlane, client};
 use super::eventually;
@@ -57,12 +59,12 @@ impl Namespace {
 
     /// DynamoGraphDeployments in it.
     pub fn dgds(&self) -> Api<DynamicObject> {
-        Api::namespaced_with(self.client.clone(), &self.name, &graph_deployment())
+        Api::namespaced_with(self.client.clone(), &self.name, &graph_deployment(self.cluster.dynamo()))
     }
 
     /// DynamoGraphDeploymentRequests in it.
     pub fn dgdrs(&self) -> Api<DynamicObject> {
-        Api::namespaced_with(self.client.clone(), &self.name, &request())
+        Api::namespaced_with(self.client.clone(), &self.name, &resources::dgdr(self.cluster.dynamo()))
     }
 
     /// Creates an object of any kind; strict validation.
@@ -152,15 +154,8 @@ impl Namespace {
 }
 
 /// The kind that engines are launched as.
-pub fn graph_deployment() -> ApiResource {
-    let kind = GroupVersionKind::gvk("nvidia.com", "v1beta1", "DynamoGraphDeployment");
-    ApiResource::from_gvk_with_plural(&kind, "dynamographdeployments")
-}
-
-/// The kind that asks for a profile.
-pub fn request() -> ApiResource {
-    let kind = GroupVersionKind::gvk("nvidia.com", "v1beta1", "DynamoGraphDeploymentRequest");
-    ApiResource::from_gvk_with_plural(&kind, "dynamographdeploymentrequests")
+pub fn graph_deployment(version: DgdApi) -> ApiResource {
+    resources::dgd(version)
 }
 
 async fn create_strict(client: &Client, namespace: &str, object: &Value, dry_run: bool) -> Result<Value, kube::Error> {

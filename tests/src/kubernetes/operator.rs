@@ -20,6 +20,7 @@ use kube::runtime::controller::{Action, Controller};
 use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt};
 use serde_json::{Value, json};
+use sla_profiler::spec::DgdApi;
 
 use super::background::Background;
 use super::control_plane::{ControlPlane, client};
@@ -55,24 +56,42 @@ pub struct Operator {
 struct Context {
     client: Client,
     engines: Arc<Engines>,
+    /// Pods of each worker, instead of as many as the DGD says.
+    worker_pods: Option<i64>,
+    version: DgdApi,
+}
+
+impl Context {
+    fn dgds(&self, namespace: &str) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), namespace, &graph_deployment(self.version))
+    }
 }
 
 impl Operator {
     /// Starts it. A namespace without one has DGDs that nobody looks at.
     pub fn start(cluster: &'static ControlPlane, namespace: &str, engines: Arc<Engines>) -> Self {
+        Self::begin(cluster, namespace, engines, None)
+    }
+
+    /// One that gives each worker so many pods, whatever the DGD says.
+    pub fn with_pods(cluster: &'static ControlPlane, namespace: &str, engines: Arc<Engines>, pods: i64) -> Self {
+        Self::begin(cluster, namespace, engines, Some(pods))
+    }
+
+    fn begin(cluster: &'static ControlPlane, namespace: &str, engines: Arc<Engines>, pods: Option<i64>) -> Self {
         let namespace = namespace.to_owned();
-        Self { _working: Background::start("operator", move || work(cluster, namespace, engines)) }
+        Self { _working: Background::start("operator", move || work(cluster, namespace, engines, pods)) }
     }
 }
 
-async fn work(cluster: &ControlPlane, namespace: String, engines: Arc<Engines>) {
+async fn work(cluster: &ControlPlane, namespace: String, engines: Arc<Engines>, worker_pods: Option<i64>) {
     let client = client(&cluster.kubeconfig()).await;
-    let context = Arc::new(Context { client: client.clone(), engines });
-    let dgds: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &graph_deployment());
+    let context = Arc::new(Context { client: client.clone(), engines, worker_pods, version: cluster.dynamo() });
+    let dgds = context.dgds(&namespace);
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
     let pods: Api<Pod> = Api::namespaced(client, &namespace);
     let of_ours = watcher::Config::default().labels(DGD_LABEL);
-    let graphs = Controller::new_with(dgds, watcher::Config::default(), graph_deployment())
+    let graphs = Controller::new_with(dgds, watcher::Config::default(), graph_deployment(cluster.dynamo()))
         .owns(deployments, of_ours.clone())
         .run(deploy, retry, Arc::clone(&context))
         .for_each(|_| std::future::ready(()));
@@ -98,11 +117,11 @@ async fn deploy(dgd: Arc<DynamicObject>, context: Arc<Context>) -> Result<Action
     let namespace = dgd.namespace().unwrap_or_default();
     let deployments: Api<Deployment> = Api::namespaced(context.client.clone(), &namespace);
     let services: Api<Service> = Api::namespaced(context.client.clone(), &namespace);
-    let components = dgd.data.pointer("/spec/components").and_then(Value::as_array).cloned().unwrap_or_default();
+    let components = components(&dgd);
     let mut ready = true;
     let mut replicas = serde_json::Map::new();
     for component in &components {
-        let part = Part::new(&dgd, component);
+        let part = Part::new(&dgd, component, &context);
         let deployment = match apply(&deployments, &part.name, part.deployment()).await {
             Ok(deployment) => deployment,
             Err(kube::Error::Api(refused)) if refused.code == 422 => {
@@ -133,6 +152,28 @@ async fn deploy(dgd: Arc<DynamicObject>, context: Arc<Context>) -> Result<Action
     Ok(Action::await_change())
 }
 
+/// Components as v1beta1 has them; v1alpha1 calls them services.
+fn components(dgd: &DynamicObject) -> Vec<Value> {
+    if let Some(components) = dgd.data.pointer("/spec/components").and_then(Value::as_array) {
+        return components.clone();
+    }
+    let services = dgd.data.pointer("/spec/services").and_then(Value::as_object).into_iter().flatten();
+    let component = |(name, service): (&String, &Value)| {
+        let mut pod = service.get("extraPodSpec").cloned().unwrap_or_else(|| json!({}));
+        let mut main = pod.as_object_mut().and_then(|pod| pod.remove("mainContainer")).unwrap_or_else(|| json!({}));
+        main["name"] = json!("main");
+        if let Some(gpus) = service.pointer("/resources/limits/gpu") {
+            main["resources"] = json!({ "limits": { "nvidia.com/gpu": gpus } });
+        }
+        pod["containers"] = json!([main]);
+        json!({
+            "name": name, "type": service["componentType"], "replicas": service.get("replicas").unwrap_or(&json!(1)),
+            "multinode": service.get("multinode").unwrap_or(&json!({})), "podTemplate": { "spec": pod },
+        })
+    };
+    services.map(component).collect()
+}
+
 async fn set_status(
     dgd: &DynamicObject,
     context: &Context,
@@ -159,8 +200,7 @@ async fn set_status(
             "lastTransitionTime": k8s_openapi::jiff::Timestamp::now().to_string(),
         }],
     }});
-    let api: Api<DynamicObject> =
-        Api::namespaced_with(context.client.clone(), &dgd.namespace().unwrap_or_default(), &graph_deployment());
+    let api = context.dgds(&dgd.namespace().unwrap_or_default());
     match api.patch_status(&dgd.name_any(), &PatchParams::default(), &Patch::Merge(status)).await {
         // Deleted meanwhile.
         Err(kube::Error::Api(refused)) if refused.code == 404 => Ok(()),
@@ -176,18 +216,22 @@ struct Part<'a> {
     kind: &'a str,
     /// Of the Deployment and the Service.
     name: String,
+    context: &'a Context,
 }
 
 impl<'a> Part<'a> {
-    fn new(dgd: &'a DynamicObject, value: &'a Value) -> Self {
+    fn new(dgd: &'a DynamicObject, value: &'a Value, context: &'a Context) -> Self {
         let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
         let component = text("name");
         let name = format!("{}-{}", dgd.name_any(), component.to_lowercase());
-        Self { dgd, value, component, kind: text("type"), name }
+        Self { dgd, value, component, kind: text("type"), name, context }
     }
 
     /// Each replica has one pod on each of its nodes.
     fn pods(&self) -> i64 {
+        if let Some(pods) = self.context.worker_pods.filter(|_| self.kind != "frontend") {
+            return pods;
+        }
         let replicas = self.value.get("replicas").and_then(Value::as_i64).unwrap_or(1);
         replicas * self.value.pointer("/multinode/nodeCount").and_then(Value::as_i64).unwrap_or(1)
     }
@@ -207,7 +251,7 @@ impl<'a> Part<'a> {
         json!({
             "name": self.name,
             "labels": self.labels(),
-            "ownerReferences": [self.dgd.controller_owner_ref(&graph_deployment())],
+            "ownerReferences": [self.dgd.controller_owner_ref(&graph_deployment(self.context.version))],
         })
     }
 
@@ -262,7 +306,7 @@ async fn connect(pod: Arc<Pod>, context: Arc<Context>) -> Result<Action, kube::E
     if forwards.get_opt(&name).await?.is_some() {
         return Ok(Action::await_change());
     }
-    let dgds: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &namespace, &graph_deployment());
+    let dgds = context.dgds(&namespace);
     let dgd = pod.labels().get(DGD_LABEL).cloned().unwrap_or_default();
     let Some(dgd) = dgds.get_opt(&dgd).await? else { return Ok(Action::await_change()) };
     let Some(endpoint) = (context.engines)(&dgd, &pod) else { return Ok(Action::await_change()) };

@@ -41,6 +41,8 @@ pub(super) struct Rollout {
 /// A deployment that is ready.
 pub(super) struct KubernetesDeployment {
     cluster: KubernetesCluster,
+    /// Who checks it.
+    bench: crate::engine::served::Bench,
     endpoint: Endpoint,
     ready: Duration,
     liveness: Liveness,
@@ -116,7 +118,7 @@ impl KubernetesCluster {
                 ready.map_err(|not_ready| ApplyError::NotReady(not_ready.reason))?;
             }
         }
-        let way = reach::open(kube, reach, &name, reach::frontend_port(&dgd), &watching.subscribe())
+        let way = reach::open(kube, reach, &dgd, &watching.subscribe())
             .await
             .map_err(|error| ApplyError::NotReady(format!("no local port for port-forward: {error}")))?;
         let (keeper, liveness) = Liveness::new();
@@ -131,6 +133,7 @@ impl KubernetesCluster {
         answering.map_err(ApplyError::NotReady)?;
         Ok(KubernetesDeployment {
             cluster: self.clone(),
+            bench: self.bench(&name, reach::frontend_port(&dgd)),
             endpoint,
             ready: launched.elapsed(),
             liveness,
@@ -207,7 +210,7 @@ fn and(error: ApplyError, what: &str) -> ApplyError {
 #[async_trait]
 impl Deployment for KubernetesDeployment {
     async fn check(&mut self, load: &CheckLoad) -> Result<CheckReport, ApplyError> {
-        let bench = &self.cluster.0.bench;
+        let bench = &self.bench;
         let checked = tokio::select! {
             biased;
             reason = self.liveness.ended() => Err(ApplyError::Check(reason)),

@@ -68,6 +68,9 @@ impl KubernetesCluster {
     /// If the API server does not allow it, or something is not gone in time.
     pub async fn remove_leftovers(&self) -> Result<usize, ClusterError> {
         let (options, api) = (&self.0.options, self.0.spec.deployment.api);
+        if let Some(crowd) = &self.0.crowd {
+            crowd.remove_leftovers().await?;
+        }
         let left = options.kube.left_behind(&options.owner, api).await?;
         for (name, uid) in &left {
             tracing::warn!("an earlier process of this run left {name} behind; it is deleted");

@@ -5,6 +5,7 @@
 //!           |  watching.rs   deployment and pods, watched         pods.rs   what is the matter with a pod
 //!           |  logs.rs       all containers, followed             waiting.rs until it is ready, or hopeless
 //!           '--reach.rs----> served: one real completion, facts, measuring
+//! measure:  from here, or from pods of a Job                      load.rs
 //! shutdown: delete, wait until deployment and pods are gone       lifetime.rs
 //! apply:    ConfigMaps, DGD, rollout, check, the one before back  deployment.rs
 //! ```
@@ -13,6 +14,7 @@
 
 mod deployment;
 mod lifetime;
+pub mod load;
 mod logs;
 mod pods;
 mod reach;
@@ -30,6 +32,8 @@ use tokio::time::Instant;
 pub use reach::Reach;
 
 use self::deployment::Rollout;
+pub use self::load::ClientPods;
+use self::load::Crowd;
 use self::logs::Logs;
 use self::reach::Way;
 use self::watching::Watching;
@@ -87,6 +91,8 @@ pub struct Options {
     pub endpoint: Endpoint,
     /// Says how long launching and measuring may take, for forecasts.
     pub estimate: Arc<dyn Cluster>,
+    /// Pods that send requests; absent where this process alone does.
+    pub client_pods: Option<ClientPods>,
 }
 
 /// What the cluster and its engines share.
@@ -98,6 +104,7 @@ struct Inner {
     live: Mutex<BTreeMap<String, Option<String>>>,
     /// Phase 7, until its outcome is settled.
     rollout: Mutex<Option<Rollout>>,
+    crowd: Option<Arc<Crowd>>,
 }
 
 /// See the module's text.
@@ -117,7 +124,21 @@ impl Inner {
 impl KubernetesCluster {
     /// `spec.deployment.api` is the version in which deployments are written.
     pub fn new(spec: RunSpec, bench: Bench, options: Options) -> Self {
-        Self(Arc::new(Inner { spec, bench, options, live: Mutex::default(), rollout: Mutex::default() }))
+        let crowd = options
+            .client_pods
+            .clone()
+            .map(|pods| Arc::new(Crowd::new(&options.kube, &options.owner, pods, options.deadlines.scheduling)));
+        Self(Arc::new(Inner { spec, bench, options, live: Mutex::default(), rollout: Mutex::default(), crowd }))
+    }
+
+    /// What measures the deployment of that name.
+    fn bench(&self, dgd: &str, port: u16) -> Bench {
+        let Inner { bench, options, crowd, .. } = &*self.0;
+        let Some(crowd) = crowd else { return bench.clone() };
+        let single = Arc::clone(&bench.generator);
+        let inside_url = reach::from_inside(&options.kube, &options.reach, dgd, port);
+        let generator = Arc::new(load::Scaled { single, crowd: Arc::clone(crowd), inside_url });
+        Bench { generator, ..bench.clone() }
     }
 
     /// The deployment of a candidate, with everything that says whose it is.
@@ -184,7 +205,7 @@ impl KubernetesCluster {
         let seen = |view: &watching::View| view.pods.values().any(|pod| !pod.is_frontend());
         let _ = tokio::time::timeout(PODS_ARE_SEEN, watching.subscribe().wait_for(seen)).await;
         let port = reach::frontend_port(&dgd);
-        let way = reach::open(kube, reach, &name, port, &watching.subscribe())
+        let way = reach::open(kube, reach, &dgd, &watching.subscribe())
             .await
             .map_err(|error| failure(FailureClass::Other, format!("no local port for port-forward: {error}")))?;
         let (keeper, liveness) = Liveness::new();
@@ -192,7 +213,7 @@ impl KubernetesCluster {
         let endpoint = Endpoint { url: way.url.clone(), ..options.endpoint.clone() };
         let site = Site { endpoint, metrics_urls: way.metrics_urls.clone() };
         // An engine that loaded for long, and is ready, has some minutes for its first answer all the same.
-        let mut bench = bench.clone();
+        let mut bench = self.bench(&name, port);
         bench.settings.launch_deadline = bench.settings.launch_deadline.max(launched.elapsed() + FIRST_ANSWER);
         let served = Served::connect(
             &bench,
@@ -282,8 +303,13 @@ impl Cluster for KubernetesCluster {
                 Err(error) => tracing::error!("what was deployed before could not be put back: {error}"),
             }
         };
-        let (rolled_back, ()) =
-            tokio::join!(tokio::time::timeout(lifetime::LAST_CHANCE, rolling_back), self.remove_all());
+        let jobs = async {
+            if let Some(crowd) = &self.0.crowd {
+                crowd.remove_all().await;
+            }
+        };
+        let (rolled_back, (), ()) =
+            tokio::join!(tokio::time::timeout(lifetime::LAST_CHANCE, rolling_back), self.remove_all(), jobs);
         if rolled_back.is_err() {
             tracing::error!("what was deployed before could not be put back in time");
         }

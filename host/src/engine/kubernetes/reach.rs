@@ -17,8 +17,12 @@ use crate::kubernetes::Kube;
 
 /// Port at which Dynamo's frontend answers, unless its flags say otherwise.
 pub const FRONTEND_PORT: u16 = 8000;
-/// Port at which Dynamo's workers show metrics (`DYN_SYSTEM_PORT`, set by the operator).
+/// Port at which Dynamo's workers show metrics, where nobody sets [`SYSTEM_PORT_VARIABLE`]: the operator sets this one.
 pub const SYSTEM_PORT: u16 = 9090;
+/// What tells a worker of Dynamo's where to show metrics.
+const SYSTEM_PORT_VARIABLE: &str = "DYN_SYSTEM_PORT";
+/// Workers whose metrics are looked at: every one of them is asked each second.
+const MOST_WORKERS: usize = 32;
 /// Opening a forwarded connection may take so long.
 const CONNECT: Duration = Duration::from_secs(20);
 
@@ -77,23 +81,40 @@ pub fn frontend_port(dgd: &Value) -> u16 {
     named.unwrap_or(FRONTEND_PORT)
 }
 
-/// Opens the way.
+/// Where a worker shows metrics.
+fn system_port(dgd: &Value, worker: &PodView) -> u16 {
+    let named = crate::dgd::component_env(dgd, &worker.component, SYSTEM_PORT_VARIABLE);
+    named.and_then(|port| port.parse().ok()).filter(|port| *port != 0).unwrap_or(SYSTEM_PORT)
+}
+
+/// Where pods of the cluster reach the frontend.
+pub fn from_inside(kube: &Kube, reach: &Reach, dgd: &str, port: u16) -> String {
+    let service = frontend_service(dgd);
+    match reach {
+        Reach::Service | Reach::PortForward => format!("http://{service}.{}.svc:{port}", kube.namespace),
+        Reach::Url(url) => url.replace("{namespace}", &kube.namespace).replace("{service}", &service),
+    }
+}
+
+/// Opens the way to a deployment.
 ///
 /// # Errors
 /// If no local port can be had.
 pub async fn open(
     kube: &Kube,
     reach: &Reach,
-    dgd: &str,
-    port: u16,
+    deployment: &Value,
     view: &watch::Receiver<View>,
 ) -> Result<Way, std::io::Error> {
-    let service = frontend_service(dgd);
-    let workers: Vec<PodView> = view.borrow().pods.values().filter(|pod| !pod.is_frontend()).cloned().collect();
+    let dgd = deployment.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let port = frontend_port(deployment);
+    let workers: Vec<PodView> = {
+        let view = view.borrow();
+        view.pods.values().filter(|pod| !pod.is_frontend()).take(MOST_WORKERS).cloned().collect()
+    };
     let mut forwards = Vec::new();
     let url = match reach {
-        Reach::Service => format!("http://{service}.{}.svc:{port}", kube.namespace),
-        Reach::Url(url) => url.replace("{namespace}", &kube.namespace).replace("{service}", &service),
+        Reach::Service | Reach::Url(_) => from_inside(kube, reach, dgd, port),
         Reach::PortForward => {
             let forward = Forward::open(kube, Target::Frontend(view.clone()), port).await?;
             let url = forward.url();
@@ -104,14 +125,15 @@ pub async fn open(
     // The frontend's page is part of the engine's, where the frontend is reached as it is.
     let mut metrics_urls = vec![url.clone()];
     for worker in workers {
+        let system_port = system_port(deployment, &worker);
         match reach {
             // A pod's address leads to it from within the cluster only.
             Reach::Service | Reach::Url(_) if kube.inside => {
-                metrics_urls.extend(worker.ip.map(|ip| format!("http://{}:{SYSTEM_PORT}", bracketed(&ip))));
+                metrics_urls.extend(worker.ip.map(|ip| format!("http://{}:{system_port}", bracketed(&ip))));
             }
             Reach::Service | Reach::Url(_) => {}
             Reach::PortForward => {
-                let forward = Forward::open(kube, Target::Pod(worker.name), SYSTEM_PORT).await?;
+                let forward = Forward::open(kube, Target::Pod(worker.name), system_port).await?;
                 metrics_urls.push(forward.url());
                 forwards.push(forward);
             }
@@ -232,6 +254,28 @@ mod tests {
         for bad in ["gate", "http://x/{pod}", "http://x/{service"] {
             assert!(bad.parse::<Reach>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_worker_shows_metrics_where_its_environment_says() {
+        let worker = |component: &str| {
+            let labels = serde_json::json!({ crate::kubernetes::COMPONENT_LABEL: component });
+            let pod = serde_json::json!({ "metadata": { "name": "p", "labels": labels } });
+            PodView::new(&serde_json::from_value(pod).unwrap())
+        };
+        let env = |port: &str| serde_json::json!([{ "name": "DYN_SYSTEM_PORT", "value": port }]);
+        let beta = serde_json::json!({ "spec": { "env": env("7001"), "components": [
+            { "name": "decode", "podTemplate": { "spec": { "containers": [{ "name": "main", "env": env("7002") }] } } },
+            { "name": "prefill" }, { "name": "odd", "podTemplate": { "spec": { "containers": [{ "env": env("no") }] } } },
+        ] } });
+        let ports = ["decode", "prefill", "odd"].map(|name| system_port(&beta, &worker(name)));
+        assert_eq!(ports, [7002, 7001, SYSTEM_PORT]);
+        let alpha = serde_json::json!({ "spec": { "services": {
+            "decode": { "extraPodSpec": { "mainContainer": { "env": env("7003") } } },
+            "prefill": { "envs": env("7004") }, "plain": {},
+        } } });
+        let ports = ["decode", "prefill", "plain"].map(|name| system_port(&alpha, &worker(name)));
+        assert_eq!(ports, [7003, 7004, SYSTEM_PORT]);
     }
 
     #[test]

@@ -21,6 +21,9 @@ use super::pods::PodView;
 use crate::kubernetes::{DGD_POD_LABEL, Kube};
 use crate::spec::DgdApi;
 
+/// Pods that are listed at once: whole ones, of several kilobytes each, before what matters of them is kept.
+const LIST_PAGE: u32 = 100;
+
 /// The deployment's own word on how it is.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DgdView {
@@ -131,7 +134,8 @@ fn watch_dgd(kube: &Kube, api: DgdApi, name: &str, sender: watch::Sender<View>) 
 }
 
 fn watch_pods(kube: &Kube, name: &str, sender: watch::Sender<View>) -> JoinHandle<()> {
-    let pods = watcher::watcher(kube.pods(), watcher::Config::default().labels(&format!("{DGD_POD_LABEL}={name}")));
+    let config = watcher::Config::default().labels(&format!("{DGD_POD_LABEL}={name}")).page_size(LIST_PAGE);
+    let pods = watcher::watcher(kube.pods(), config);
     tokio::spawn(async move {
         let mut stream = pin!(pods.default_backoff());
         // Pods that a new list no longer has are gone.
@@ -176,8 +180,8 @@ fn on_dgd(view: &mut View, event: Result<Event<DynamicObject>, watcher::Error>) 
 }
 
 fn on_pod(view: &mut View, listing: &mut BTreeMap<String, PodView>, event: Result<Event<Pod>, watcher::Error>) -> bool {
-    let mut pods = view.pods.clone();
-    match event {
+    // In place: an engine may have a thousand pods.
+    let changed = match event {
         Err(error) => return trouble(view, &error),
         Ok(Event::Init) => {
             listing.clear();
@@ -190,19 +194,21 @@ fn on_pod(view: &mut View, listing: &mut BTreeMap<String, PodView>, event: Resul
         }
         Ok(Event::InitDone) => {
             view.pods_listed = true;
-            pods = std::mem::take(listing);
+            let listed = std::mem::take(listing);
+            let changed = view.pods != listed;
+            view.pods = listed;
+            changed
         }
         Ok(Event::Apply(pod)) => {
             let pod = PodView::new(&pod);
-            pods.insert(pod.name.clone(), pod);
+            let changed = view.pods.get(&pod.name) != Some(&pod);
+            view.pods.insert(pod.name.clone(), pod);
+            changed
         }
-        Ok(Event::Delete(pod)) => {
-            pods.remove(pod.metadata.name.as_deref().unwrap_or_default());
-        }
-    }
+        Ok(Event::Delete(pod)) => view.pods.remove(pod.metadata.name.as_deref().unwrap_or_default()).is_some(),
+    };
     view.trouble = None;
-    if view.pods != pods {
-        view.pods = pods;
+    if changed {
         view.changed = Some(Instant::now());
     }
     true

@@ -15,8 +15,9 @@ mod metrics;
 mod ready;
 mod watch;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
@@ -133,7 +134,12 @@ pub struct Served {
     site: Site,
     liveness: Liveness,
     facts: EngineFacts,
+    /// Servers that have said that they have no metrics; they are not asked again.
+    without_metrics: Mutex<BTreeSet<String>>,
 }
+
+/// What a server without metrics answers: there is no such page, or nothing to be got from it.
+const NO_SUCH_PAGE: [u16; 4] = [404, 405, 410, 501];
 
 impl Served {
     /// An engine that has been told to start at `launched`, answers at `site` and lives as long as `liveness` says.
@@ -157,7 +163,9 @@ impl Served {
         let facts =
             EngineFacts { candidate: launch.id, kv_tokens: 0, max_running: 0, launch_s: 0.0, kv_sources: Vec::new() };
         let Bench { job, generator, settings, http, stop, reports } = bench.clone();
-        let mut served = Self { job, generator, settings, http, stop, reports, launch, site, liveness, facts };
+        let without_metrics = Mutex::default();
+        let mut served =
+            Self { job, generator, settings, http, stop, reports, launch, site, liveness, facts, without_metrics };
         let left = served.settings.launch_deadline.saturating_sub(launched.elapsed());
         served
             .first_answer(left, &served.stop)
@@ -201,11 +209,20 @@ impl Served {
         let mut samples = Vec::new();
         let mut trouble = "it has no metrics endpoint".to_owned();
         for url in &self.site.metrics_urls {
+            if self.without_metrics().contains(url) {
+                trouble = format!("{url} has no metrics");
+                continue;
+            }
             let origin: Origin = url.parse().map_err(|error: crate::http::HttpError| error.to_string())?;
             let key = self.site.endpoint.api_key.as_ref().map(crate::load::ApiKey::expose);
             match self.http.get(&origin, "/metrics", key, LOOK_DEADLINE).await {
                 Ok(page) if page.is_success() => samples.extend(exposition::parse(&page.text())),
-                Ok(page) => trouble = format!("{url}/metrics answers {}", page.status),
+                Ok(page) => {
+                    trouble = format!("{url}/metrics answers {}", page.status);
+                    if NO_SUCH_PAGE.contains(&page.status) {
+                        self.without_metrics().insert(url.clone());
+                    }
+                }
                 Err(error) => trouble = error.to_string(),
             }
         }
@@ -213,6 +230,16 @@ impl Served {
             return Err(trouble);
         }
         Ok(metrics::look(&samples, &self.site.endpoint.model, self.ranks()))
+    }
+
+    fn without_metrics(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.without_metrics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nobody has metrics.
+    fn is_silent(&self) -> bool {
+        let without = self.without_metrics();
+        self.site.metrics_urls.iter().all(|url| without.contains(url))
     }
 
     async fn settle(

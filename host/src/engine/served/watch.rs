@@ -43,6 +43,9 @@ impl Served {
     pub(super) async fn watch(&self, looks: &mut Looks) {
         let mut pause = FIRST_LOOK;
         loop {
+            if self.is_silent() {
+                return std::future::pending().await;
+            }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_BETWEEN);
             if let Ok(look) = self.look().await {

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use super::state::{Rollout, Run, Seen, Step, rollout};
 use super::{LOOK_AGAIN, Options, job};
 use crate::kubernetes::call::Patience;
+use crate::kubernetes::deployments::deployment_info;
 use crate::kubernetes::error::{Action, ClusterError};
 use crate::kubernetes::events::Events;
 use crate::kubernetes::owner::{Owner, OwnerObject};
@@ -345,7 +346,7 @@ impl Request {
         self.write(json!({
             "phase": Stage::Deployed.v1beta1(),
             "observedGeneration": self.generation(),
-            "deploymentInfo": info(self.deployment().await?.as_ref()),
+            "deploymentInfo": deployment_info(self.deployment().await?.as_ref()),
             "conditions": conditions.list(),
         }))
         .await?;
@@ -359,7 +360,7 @@ impl Request {
         self.set(&mut conditions, "Succeeded", None, "DeploymentDegraded", why);
         self.write(json!({
             "phase": Stage::Deploying.v1beta1(),
-            "deploymentInfo": info(self.deployment().await?.as_ref()),
+            "deploymentInfo": deployment_info(self.deployment().await?.as_ref()),
             "conditions": conditions.list(),
         }))
         .await?;
@@ -428,16 +429,6 @@ fn whole(data: &Map<String, Value>, file: &str) -> Option<String> {
     let part = |n: usize| data.get(&format!("{file}.{n:03}")).and_then(Value::as_str);
     let parts: Vec<&str> = (0..).map_while(part).collect();
     (!parts.is_empty()).then(|| parts.concat())
-}
-
-/// Replicas of all components together, as the operator counts them.
-fn info(dgd: Option<&Value>) -> Value {
-    let components = dgd.and_then(|dgd| dgd.pointer("/status/components")).and_then(Value::as_object);
-    let sum = |keys: &[&str]| -> i64 {
-        let components = components.into_iter().flat_map(Map::values);
-        components.filter_map(|component| keys.iter().find_map(|key| component.get(*key)?.as_i64())).sum()
-    };
-    json!({ "replicas": sum(&["replicas"]), "availableReplicas": sum(&["availableReplicas", "readyReplicas"]) })
 }
 
 /// The end of a text, at most [`LONGEST_MESSAGE`] bytes.

@@ -146,6 +146,7 @@ pub(super) fn report(point: &Point, export: &Export) -> Option<LoadReport> {
         tokens_per_chunk: ratio(total(|r| f64::from(r.output_tokens)), total(|r| f64::from(r.chunks))),
         chunks_per_read: ratio(total(|r| f64::from(r.chunks)), total(|r| f64::from(r.reads))),
         client: None,
+        clients: 1,
         samples,
     })
 }

@@ -79,13 +79,23 @@ impl Board {
         sender: UnboundedSender<Message>,
         echoes: UnboundedSender<Instant>,
     ) -> Self {
-        let now = Instant::now();
+        Self::since(Instant::now(), concurrency, request_deadline, sender, echoes)
+    }
+
+    /// The same with slices that begin at another moment, one that several clients share.
+    pub(super) fn since(
+        epoch: Instant,
+        concurrency: u32,
+        request_deadline: Duration,
+        sender: UnboundedSender<Message>,
+        echoes: UnboundedSender<Instant>,
+    ) -> Self {
         let steady = OnceLock::new();
         if concurrency == 0 {
-            let _ = steady.set(now);
+            let _ = steady.set(Instant::now());
         }
         Self {
-            slices: Mutex::new(Slices::new(now)),
+            slices: Mutex::new(Slices::new(epoch)),
             generating: AtomicU32::new(0),
             concurrency,
             steady,
@@ -120,13 +130,13 @@ impl Board {
     }
 
     pub(super) fn begin(&self, index: usize) {
-        self.slices(|slices| slices.in_flight(Instant::now(), 1.0, false));
+        self.slices(|slices| slices.sent(Instant::now()));
         self.tell(Message::Begun { index });
     }
 
     pub(super) fn end(&self, ended: Ended) {
         let completed = ended.result.is_ok();
-        self.slices(|slices| slices.in_flight(Instant::now(), -1.0, completed));
+        self.slices(|slices| slices.ended(Instant::now(), completed));
         if completed {
             let ms = u64::try_from(ended.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
             self.longest_ms.fetch_max(ms.max(1), Ordering::Relaxed);
@@ -155,8 +165,8 @@ impl<'a> Spectator<'a> {
 
 impl Observer for Spectator<'_> {
     fn pieces(&mut self, now: Instant, count: u32) {
-        let gap_s = self.previous.map(|previous| now.saturating_duration_since(previous).as_secs_f64());
-        self.board.slices(|slices| slices.pieces(now, count, gap_s));
+        let gap = self.previous.map(|previous| now.saturating_duration_since(previous));
+        self.board.slices(|slices| slices.pieces(now, count, gap));
         if self.chunks == 0 {
             let _ = self.board.echoes.send(now);
         }

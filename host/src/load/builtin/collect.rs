@@ -1,63 +1,42 @@
-//! From requests to figures: which count, when there are enough, and what they say.
+//! Which requests count, and when there are enough.
 
 use std::time::Instant;
 
 use super::board::{Board, Ended, Mark};
 use super::exchange::{Answer, Fault};
-use super::slices::Rates;
-use crate::domain::stats::MIN_SAMPLES;
-use crate::load::stopping::{Rule, figure, next_look};
-use crate::load::{Estimate, LoadError, LoadReport, Point, RequestSample, Stopped, Traffic, Watch, steady};
-
-/// Requests that must have ended before their failures say something of the rate; all of them, where all fail.
-const ENOUGH_TO_FAIL: u32 = 20;
-const ALL_FAIL: u32 = 3;
-
-/// A latency that grows by more than this over the time measured is no steady state.
-const STEADY_GROWTH: f64 = 0.25;
-
-/// Sum of what the samples' streams were made of.
-#[derive(Debug, Clone, Copy, Default)]
-struct Pieces {
-    tokens: f64,
-    chunks: f64,
-    reads: f64,
-}
+use super::findings::{Counted, Findings, Outcomes};
+use crate::load::stopping::next_look;
+use crate::load::{LoadError, LoadReport, Point, RequestSample, Stopped, Traffic, Watch};
 
 /// Takes the requests of one point as they end.
 #[derive(Debug)]
 pub(super) struct Collector<'a> {
     point: &'a Point,
     board: &'a Board,
-    /// Since when in seconds samples are counted.
+    /// Since when starts are counted.
     epoch: Instant,
     /// Requests that have ended, by index; `None` while in flight. Only those before the first that is in flight are
     /// looked at: otherwise a point would end with its fastest requests.
     ended: Vec<Option<Box<Ended>>>,
     settled: usize,
-    samples: Vec<RequestSample>,
-    pieces: Pieces,
-    wrong_length: u32,
-    finished: u32,
-    failed: u32,
-    first_failure: Option<Fault>,
+    /// When the last of the settled began.
+    settled_at: Instant,
+    counted: Vec<Counted>,
+    outcomes: Outcomes,
     next_look: usize,
 }
 
 impl<'a> Collector<'a> {
-    pub(super) fn new(point: &'a Point, board: &'a Board) -> Self {
+    pub(super) fn new(point: &'a Point, board: &'a Board, epoch: Instant) -> Self {
         Self {
             point,
             board,
-            epoch: Instant::now(),
+            epoch,
             ended: Vec::new(),
             settled: 0,
-            samples: Vec::new(),
-            pieces: Pieces::default(),
-            wrong_length: 0,
-            finished: 0,
-            failed: 0,
-            first_failure: None,
+            settled_at: epoch,
+            counted: Vec::new(),
+            outcomes: Outcomes::default(),
             next_look: 1,
         }
     }
@@ -73,28 +52,36 @@ impl<'a> Collector<'a> {
 
     /// How far it came, for an error.
     pub(super) fn progress(&self) -> String {
-        let first = self.first_failure.as_ref().map(|fault| format!(", first failure: {fault}")).unwrap_or_default();
-        format!(
-            "{} of at most {} requests measured, {} ended, {} failed{first}",
-            self.samples.len(),
-            self.point.max_requests,
-            self.finished,
-            self.failed
-        )
+        self.outcomes.progress(self.counted.len(), self.point)
     }
 
-    /// Takes one; says whether the point is at its end.
-    pub(super) fn take(&mut self, mut ended: Box<Ended>) -> Result<Option<Stopped>, LoadError> {
-        self.finished += 1;
+    /// How many have ended, and how.
+    pub(super) const fn outcomes(&self) -> &Outcomes {
+        &self.outcomes
+    }
+
+    /// All requests that began up to then have ended, in seconds.
+    pub(super) fn settled_s(&self) -> f64 {
+        self.settled_at.saturating_duration_since(self.epoch).as_secs_f64()
+    }
+
+    /// Those that count and were not drained yet, in the order of starting.
+    pub(super) fn drain(&mut self) -> Vec<Counted> {
+        std::mem::take(&mut self.counted)
+    }
+
+    /// Takes one; says whether it failed.
+    pub(super) fn absorb(&mut self, mut ended: Box<Ended>) -> bool {
+        self.outcomes.finished += 1;
         if let Ok(answer) = &ended.result
             && let Err(fault) = tokens(answer, self.point)
         {
             ended.result = Err(fault);
         }
+        let failed = ended.result.is_err();
         if let Err(fault) = &ended.result {
-            self.failed += 1;
-            self.first_failure.get_or_insert_with(|| fault.clone());
-            self.check_failures()?;
+            self.outcomes.failed += 1;
+            self.outcomes.first_failure.get_or_insert_with(|| fault.to_string());
         }
         let index = ended.index;
         if index >= self.ended.len() {
@@ -105,32 +92,24 @@ impl<'a> Collector<'a> {
         }
         while let Some(ended) = self.ended.get_mut(self.settled).and_then(Option::take) {
             self.settle(&ended);
+            self.settled_at = self.settled_at.max(ended.begun);
             self.settled += 1;
         }
-        // One answer of each that is in flight, so that the whole range of context lengths is covered.
-        let round = match self.point.traffic {
-            Traffic::Closed { concurrency } => concurrency.max(2) as usize,
-            _ => 1,
-        };
-        let n = self.samples.len();
+        failed
+    }
+
+    /// Takes one; says whether the point is at its end.
+    pub(super) fn take(&mut self, ended: Box<Ended>) -> Result<Option<Stopped>, LoadError> {
+        if self.absorb(ended) {
+            self.outcomes.check(self.point)?;
+        }
+        let n = self.counted.len();
         let most = self.point.max_requests as usize;
-        if n == 0 || (n < self.next_look && n < most) || (self.settled < round && n < most) {
+        if n == 0 || (n < self.next_look && n < most) || (self.settled < round(self.point) && n < most) {
             return Ok(None);
         }
         self.next_look = next_look(n);
-        Ok(self.verdict().or((n >= most).then_some(Stopped::MostRequests)))
-    }
-
-    fn check_failures(&self) -> Result<(), LoadError> {
-        let rate = f64::from(self.failed) / f64::from(self.finished.max(1));
-        let enough = ENOUGH_TO_FAIL.min(self.point.max_requests.max(ALL_FAIL));
-        let all = self.failed == self.finished && self.finished >= ALL_FAIL;
-        if all || (rate > self.point.max_error_rate && self.finished >= enough) { Err(self.failures()) } else { Ok(()) }
-    }
-
-    fn failures(&self) -> LoadError {
-        let first = self.first_failure.as_ref().map(ToString::to_string).unwrap_or_default();
-        LoadError::Failures { failed: self.failed, sent: self.finished, first }
+        Ok(self.findings(|findings| findings.verdict()).or((n >= most).then_some(Stopped::MostRequests)))
     }
 
     /// All before it have ended as well.
@@ -147,118 +126,47 @@ impl<'a> Collector<'a> {
         if self.point.watch == Watch::Itl && itl_ms.is_none() {
             return;
         }
-        self.wrong_length += u32::from(output_tokens != self.point.osl);
-        self.pieces.tokens += f64::from(output_tokens);
-        self.pieces.chunks += f64::from(answer.chunks);
-        self.pieces.reads += f64::from(answer.reads);
-        self.samples.push(RequestSample {
+        let sample = RequestSample {
             start_s: start.saturating_duration_since(self.epoch).as_secs_f64(),
             ttft_ms: ms(start, answer.first),
             itl_ms,
             e2e_ms: ms(start, answer.last),
             input_tokens,
             output_tokens,
-        });
-    }
-
-    /// Samples of the steady state.
-    fn steady_samples(&self) -> &[RequestSample] {
-        let cut = match self.point.traffic {
-            Traffic::Closed { .. } => 0,
-            _ => steady::transient(&self.samples.iter().map(|s| s.ttft_ms).collect::<Vec<_>>()),
         };
-        self.samples.get(cut..).unwrap_or_default()
+        self.counted.push(Counted { sample, chunks: answer.chunks, reads: answer.reads });
     }
 
-    fn window(&self, samples: &[RequestSample]) -> (Instant, Instant) {
+    fn findings<T>(&self, look: impl FnOnce(&Findings<'_>) -> T) -> T {
         let now = Instant::now();
-        let first = samples.first().map_or(now, |s| self.epoch + std::time::Duration::from_secs_f64(s.start_s));
-        let from = if self.point.watch == Watch::Itl { self.board.steady().unwrap_or(first) } else { first };
-        (from, now)
-    }
-
-    /// Whether what was asked is known.
-    fn verdict(&self) -> Option<Stopped> {
-        let samples = self.steady_samples();
-        let rule =
-            |target| Rule { quantile: self.point.quantile, relative_precision: self.point.relative_precision, target };
-        let ttft = || {
-            let ttft = figure(&samples.iter().map(|s| s.ttft_ms).collect::<Vec<_>>(), self.point.quantile, None)?;
-            rule(self.point.ttft_target_ms).verdict(&ttft, samples.len())
-        };
-        let itl = || {
-            let (figure, behind) = self.itl(samples)?;
-            rule(self.point.itl_target_ms).verdict(&figure, behind)
-        };
-        match self.point.watch {
-            Watch::Ttft => ttft(),
-            Watch::Itl => itl(),
-            Watch::Both => match (ttft()?, itl()?) {
-                (Stopped::Precise, Stopped::Precise) => Some(Stopped::Precise),
-                _ => Some(Stopped::Decided),
-            },
-        }
-    }
-
-    /// The ITL's figure, and how many samples are behind its mean's interval: gaps, where slices of time are known.
-    fn itl(&self, samples: &[RequestSample]) -> Option<(crate::load::Figure, usize)> {
-        let values: Vec<f64> = samples.iter().filter_map(|s| s.itl_ms).collect();
-        let (from, to) = self.window(samples);
-        let sliced = self.board.slices(|slices| slices.gap_precision(from, to));
-        let mean = crate::domain::stats::mean(&values)?;
-        let interval = sliced.map(|(precision, _)| (mean * (1.0 - precision), mean * (1.0 + precision)));
-        let behind = match sliced {
-            Some((_, gaps)) if self.point.quantile.is_none() && gaps >= MIN_SAMPLES => gaps,
-            _ => values.len(),
-        };
-        Some((figure(&values, self.point.quantile, interval)?, behind))
+        let steady = self.board.steady();
+        self.board.slices(|slices| {
+            let zero = slices.epoch();
+            let since = |at: Instant| at.saturating_duration_since(zero).as_secs_f64();
+            look(&Findings {
+                point: self.point,
+                counted: &self.counted,
+                outcomes: &self.outcomes,
+                offset_s: since(self.epoch),
+                steady_s: steady.map(since),
+                until_s: since(now),
+                rows: slices.rows(now),
+            })
+        })
     }
 
     /// The figures.
     pub(super) fn report(&self, stopped: Stopped) -> Result<LoadReport, LoadError> {
-        if f64::from(self.failed) > self.point.max_error_rate * f64::from(self.finished) {
-            return Err(self.failures());
-        }
-        let samples = self.steady_samples();
-        let series = |what: fn(&RequestSample) -> Option<f64>| samples.iter().filter_map(what).collect::<Vec<f64>>();
-        let ttft = series(|s| Some(s.ttft_ms));
-        let (from, to) = self.window(samples);
-        let Rates { seconds, pieces_per_second, in_flight, completed_per_second } =
-            self.board.slices(|slices| slices.rates(from, to));
-        let times = |estimate: Estimate, factor: f64| Estimate {
-            value: estimate.value * factor,
-            ci_low: estimate.ci_low * factor,
-            ci_high: estimate.ci_high * factor,
-            ..estimate
-        };
-        let input_tokens: f64 = samples.iter().map(|s| f64::from(s.input_tokens)).sum();
-        let tokens_per_chunk = self.pieces.tokens / self.pieces.chunks.max(1.0);
-        let unsteady = match self.point.watch {
-            Watch::Itl => None,
-            _ => steady::growth(&ttft).filter(|growth| *growth > STEADY_GROWTH).map(|growth| {
-                format!("TTFT grows by {:.0} % of its mean while measuring: the queue grows", growth * 100.0)
-            }),
-        };
-        Ok(LoadReport {
-            ttft_ms: figure(&ttft, self.point.quantile, None),
-            itl_ms: self.itl(samples).map(|(figure, _)| figure),
-            e2e_ms: figure(&series(|s| Some(s.e2e_ms)), self.point.quantile, None),
-            requests: u32::try_from(samples.len()).unwrap_or(u32::MAX),
-            failed_requests: self.failed,
-            first_failure: self.first_failure.as_ref().map(ToString::to_string),
-            wrong_length_requests: self.wrong_length,
-            concurrency_seen: in_flight,
-            input_tokens_per_second: times(completed_per_second, input_tokens / (samples.len() as f64).max(1.0)),
-            output_tokens_per_second: times(pieces_per_second, tokens_per_chunk),
-            requests_per_second: completed_per_second,
-            duration_s: seconds,
-            stopped,
-            unsteady,
-            tokens_per_chunk,
-            chunks_per_read: self.pieces.chunks / self.pieces.reads.max(1.0),
-            client: None,
-            samples: samples.to_vec(),
-        })
+        self.findings(|findings| findings.report(stopped))
+    }
+}
+
+/// Requests of one round: an answer of each that is in flight, so that the whole range of context lengths is covered.
+pub(super) const fn round(point: &Point) -> usize {
+    match point.traffic {
+        Traffic::Closed { concurrency: 0 | 1 } => 2,
+        Traffic::Closed { concurrency } => concurrency as usize,
+        _ => 1,
     }
 }
 

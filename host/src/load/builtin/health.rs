@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::options::Options;
-use super::random::Random;
+use crate::domain::random::Random;
 use crate::domain::stats;
-use crate::load::{ClientHealth, LoadReport, Point, Traffic};
+use crate::load::{ClientHealth, LoadError, LoadReport, Point, Traffic};
 
 /// Mean distance of the signals: a hundred a second cost a thousandth of a CPU.
 const SIGNAL_EVERY: Duration = Duration::from_millis(10);
@@ -66,7 +66,7 @@ impl Watch {
             let mut due = Instant::now();
             while !ended.load(Ordering::Relaxed) && sender.send(due).is_ok() {
                 // Random distances, so that the signals keep no step with an engine's.
-                due += SIGNAL_EVERY.mul_f64(random.exponential().min(5.0));
+                due += SIGNAL_EVERY.mul_f64(random.exponential(1.0).min(5.0));
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
             }
         });
@@ -132,6 +132,37 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The report with the client's health, as an error where the figures are the client's.
+pub(super) fn judged(
+    mut report: LoadReport,
+    mut client: ClientHealth,
+    point: &Point,
+    options: &Options,
+) -> Result<LoadReport, LoadError> {
+    client.bound = judge(&report, &client, point, options);
+    let bound = client.bound.clone();
+    report.client = Some(client);
+    match bound {
+        Some(reason) => Err(LoadError::ClientBound { reason, report: Box::new(report) }),
+        None => Ok(report),
+    }
+}
+
+/// The worst of several clients in each respect: a mean over clients would hide the one that was late.
+pub(super) fn worst(a: &ClientHealth, b: &ClientHealth) -> ClientHealth {
+    let most = |a: Option<f64>, b: Option<f64>| a.into_iter().chain(b).reduce(f64::max);
+    ClientHealth {
+        send_lateness_mean_ms: a.send_lateness_mean_ms.max(b.send_lateness_mean_ms),
+        send_lateness_p99_ms: a.send_lateness_p99_ms.max(b.send_lateness_p99_ms),
+        loop_lag_mean_ms: a.loop_lag_mean_ms.max(b.loop_lag_mean_ms),
+        loop_lag_p99_ms: a.loop_lag_p99_ms.max(b.loop_lag_p99_ms),
+        read_lag_mean_ms: a.read_lag_mean_ms.max(b.read_lag_mean_ms),
+        cpu_share: most(a.cpu_share, b.cpu_share),
+        cpu_wait_share: most(a.cpu_wait_share, b.cpu_wait_share),
+        bound: a.bound.clone().or_else(|| b.bound.clone()),
     }
 }
 
@@ -214,6 +245,7 @@ mod tests {
             tokens_per_chunk: 1.0,
             chunks_per_read: 1.0,
             client: None,
+            clients: 1,
             samples: vec![sample; 20],
         }
     }

@@ -6,18 +6,21 @@
 //! run        clients (closed loop) or arrivals (open) <- pace
 //!   exchange   one request, timed: wire (HTTP) -> sse (events) -> tokens (which carry text)
 //!   board      what requests write to while they run -> slices (what happened when, over all of them)
-//!   collect    which requests count, when there are enough, what they say -> stopping, steady
+//!   collect    which requests count, and when there are enough -> stopping
+//!   findings   what they say, whoever sent them -> steady
 //! health     was the client the bottleneck?
+//! crowd      several clients: a share of the point for each, their lines merged into one report
 //! ```
 
 mod board;
 mod collect;
+pub mod crowd;
 mod exchange;
+mod findings;
 mod health;
 mod options;
 mod pace;
 mod prompts;
-mod random;
 mod run;
 mod session;
 mod slices;
@@ -34,8 +37,8 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use super::{Endpoint, LoadError, LoadGenerator, LoadReport, Point};
+use crate::domain::random::Random;
 pub use options::{Api, Options};
-use random::Random;
 use session::Session;
 
 /// What is known of servers.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokenizers::Tokenizer;
 
-use super::random::Random;
+use crate::domain::random::Random;
 
 /// Words that begin with a letter and are one token with the space before them, in GPT-2's vocabulary and since.
 const COMMON: &str = "the of and to in a is that for it as was with be by on not he his but at are this have from or had an they \
@@ -23,6 +23,9 @@ const COMMON: &str = "the of and to in a is that for it as was with be by on not
 
 /// Words of a vocabulary that are tried; more make prompts no more different.
 const MAX_WORDS: usize = 2000;
+
+/// Words that are sent to a client that has no tokenizer: some kilobytes.
+const SENT_WORDS: usize = 500;
 
 /// Fewest words of which prompts are made that do not resemble each other.
 const MIN_WORDS: usize = 16;
@@ -60,6 +63,16 @@ impl Prompter {
         let around = u32::try_from(whole - bare.min(whole)).unwrap_or(0);
         let right_at_once = Arc::default();
         Ok(Self { words: words.into(), tokenizer: Some(Arc::new(tokenizer)), around, right_at_once })
+    }
+
+    /// Its words, and tokens around every text, for a client that has no tokenizer.
+    pub(super) fn vocabulary(&self) -> (Vec<String>, u32) {
+        (self.words.iter().take(SENT_WORDS).cloned().collect(), self.around)
+    }
+
+    /// With the words of another one.
+    pub(super) fn of_vocabulary(words: Vec<String>, around: u32) -> Self {
+        Self { words: words.into(), tokenizer: None, around, right_at_once: Arc::default() }
     }
 
     /// Without a tokenizer: as many words as tokens.

@@ -17,7 +17,7 @@ use super::pace;
 use super::session::Session;
 use super::supply::Supply;
 use crate::http::HttpError;
-use crate::load::{LoadError, LoadReport, Point, Prompts, Stopped, Traffic};
+use crate::load::{ClientHealth, LoadError, LoadReport, Point, Prompts, Stopped, Traffic};
 
 /// Connections that are opened at the same time: servers queue 128 of them at least.
 const CONNECTING: usize = 64;
@@ -30,7 +30,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
 const OTHER_FILES: u64 = 128;
 
 /// What all requests of a point need.
-struct Lane {
+pub(super) struct Lane {
     session: Arc<Session>,
     board: Board,
     supply: Supply,
@@ -86,6 +86,110 @@ impl Lane {
     }
 }
 
+/// A point under load.
+pub(super) struct Running {
+    lane: Arc<Lane>,
+    messages: mpsc::UnboundedReceiver<Message>,
+    watch: Watch,
+    /// Dropping the set ends all requests.
+    _tasks: JoinSet<()>,
+    measuring: bool,
+}
+
+impl Running {
+    /// Warms up and begins to send. Slices of time are counted from `epoch`.
+    pub(super) async fn start(
+        session: Arc<Session>,
+        point: &Point,
+        options: &Options,
+        nonce: u64,
+        epoch: Instant,
+    ) -> Result<Self, LoadError> {
+        let set = match point.traffic {
+            Traffic::Closed { concurrency } => concurrency,
+            _ => point.max_requests.min(64),
+        };
+        let (sender, messages) = mpsc::unbounded_channel();
+        let (echo, echoes) = mpsc::unbounded_channel();
+        let steady_at = if let Traffic::Closed { concurrency } = point.traffic { concurrency } else { 0 };
+        let request_deadline = options.request_deadline.min(point.deadline / 2);
+        let supply = Supply::start(session.clone(), point, set, nonce)?;
+        let lane = Arc::new(Lane {
+            session,
+            board: Board::since(epoch, steady_at, request_deadline, sender, echo),
+            supply,
+            nonce,
+            next_index: AtomicUsize::new(0),
+            idle: Mutex::new(Vec::new()),
+            most_open: open_files().map_or(usize::MAX, |n| usize::try_from(n.saturating_sub(OTHER_FILES)).unwrap_or(0)),
+        });
+        if set as usize > lane.most_open && matches!(point.traffic, Traffic::Closed { .. }) {
+            return Err(LoadError::Setup(format!(
+                "{set} requests in flight take as many connections, and this process may open {}: raise `ulimit -n`",
+                lane.most_open
+            )));
+        }
+        if point.prompts == Prompts::Shared {
+            warm_up(&lane, point, set).await?;
+        }
+        let watch = Watch::start(echoes);
+        let mut tasks = JoinSet::new();
+        start(&lane, point, &mut tasks).await?;
+        Ok(Self { lane, messages, watch, _tasks: tasks, measuring: false })
+    }
+
+    /// What requests write to.
+    pub(super) fn lane(&self) -> Arc<Lane> {
+        Arc::clone(&self.lane)
+    }
+
+    /// The next thing that happens. What the client sees of itself is counted from the first request that counts, which
+    /// has the given index.
+    pub(super) async fn next(&mut self, first_index: usize) -> Result<Happened, LoadError> {
+        loop {
+            let Some(message) = self.messages.recv().await else {
+                return Err(LoadError::Setup("the load generator's clients have ended; this is a defect".to_owned()));
+            };
+            let begins = match message {
+                Message::Begun { index } => first_index > 0 && index == first_index,
+                Message::Steady => first_index == 0 && !self.measuring,
+                Message::Limit(reason) => return Ok(Happened::Limit(reason)),
+                Message::Ended(ended) => {
+                    self.watch.sent(ended.intended, ended.begun);
+                    return Ok(Happened::Ended(ended));
+                }
+            };
+            if begins {
+                self.measuring = true;
+                self.watch.restart();
+                return Ok(Happened::Counting);
+            }
+        }
+    }
+
+    /// What the client saw of itself.
+    pub(super) fn health(&self) -> ClientHealth {
+        self.watch.health()
+    }
+}
+
+impl Lane {
+    /// What requests write to.
+    pub(super) const fn board(&self) -> &Board {
+        &self.board
+    }
+}
+
+/// What happens to a point under load.
+pub(super) enum Happened {
+    /// From here on requests count.
+    Counting,
+    /// A request has ended.
+    Ended(Box<Ended>),
+    /// The client has come to a limit of its own.
+    Limit(String),
+}
+
 /// Measures the point on an open session.
 pub(super) async fn run(
     session: Arc<Session>,
@@ -94,60 +198,17 @@ pub(super) async fn run(
     nonce: u64,
     progress: &Mutex<String>,
 ) -> Result<LoadReport, LoadError> {
-    let set = match point.traffic {
-        Traffic::Closed { concurrency } => concurrency,
-        _ => point.max_requests.min(64),
-    };
-    let (sender, mut messages) = mpsc::unbounded_channel();
-    let (echo, echoes) = mpsc::unbounded_channel();
-    let steady_at = if let Traffic::Closed { concurrency } = point.traffic { concurrency } else { 0 };
-    let request_deadline = options.request_deadline.min(point.deadline / 2);
-    let supply = Supply::start(session.clone(), point, set, nonce)?;
-    let lane = Arc::new(Lane {
-        session,
-        board: Board::new(steady_at, request_deadline, sender, echo),
-        supply,
-        nonce,
-        next_index: AtomicUsize::new(0),
-        idle: Mutex::new(Vec::new()),
-        most_open: open_files().map_or(usize::MAX, |n| usize::try_from(n.saturating_sub(OTHER_FILES)).unwrap_or(0)),
-    });
-    if set as usize > lane.most_open && matches!(point.traffic, Traffic::Closed { .. }) {
-        return Err(LoadError::Setup(format!(
-            "{set} requests in flight take as many connections, and this process may open {}: raise `ulimit -n`",
-            lane.most_open
-        )));
-    }
-    if point.prompts == Prompts::Shared {
-        warm_up(&lane, point, set).await?;
-    }
-    let mut watch = Watch::start(echoes);
-    let mut collector = Collector::new(point, &lane.board);
-    // Dropping the set ends all requests.
-    let mut tasks = JoinSet::new();
-    start(&lane, point, &mut tasks).await?;
-    let mut measuring = false;
+    let mut running = Running::start(session, point, options, nonce, Instant::now()).await?;
+    let lane = running.lane();
+    let mut collector = Collector::new(point, lane.board(), Instant::now());
     let stopped = loop {
-        let Some(message) = messages.recv().await else {
-            return Err(LoadError::Setup("the load generator's clients have ended; this is a defect".to_owned()));
-        };
-        match message {
-            Message::Begun { index } if index == collector.first_index() && collector.first_index() > 0 => {
-                measuring = true;
-                watch.restart();
-            }
-            Message::Begun { .. } => {}
-            Message::Steady if !measuring && collector.first_index() == 0 => {
-                measuring = true;
-                watch.restart();
-            }
-            Message::Steady => {}
-            Message::Limit(reason) => {
+        match running.next(collector.first_index()).await? {
+            Happened::Counting => {}
+            Happened::Limit(reason) => {
                 let report = Box::new(collector.report(Stopped::MostRequests)?);
                 return Err(LoadError::ClientBound { reason, report });
             }
-            Message::Ended(ended) => {
-                watch.sent(ended.intended, ended.begun);
+            Happened::Ended(ended) => {
                 let stopped = collector.take(ended)?;
                 *progress.lock().unwrap_or_else(PoisonError::into_inner) = collector.progress();
                 if let Some(stopped) = stopped {
@@ -156,15 +217,8 @@ pub(super) async fn run(
             }
         }
     };
-    let mut client = watch.health();
-    let mut report = collector.report(stopped)?;
-    client.bound = health::judge(&report, &client, point, options);
-    let bound = client.bound.clone();
-    report.client = Some(client);
-    match bound {
-        Some(reason) => Err(LoadError::ClientBound { reason, report: Box::new(report) }),
-        None => Ok(report),
-    }
+    let client = running.health();
+    health::judged(collector.report(stopped)?, client, point, options)
 }
 
 /// Sends each prompt of the set once, for one token, so that the prefix cache has it.

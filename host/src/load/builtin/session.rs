@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::exchange::{Answer, Connection, Fault, Observer, exchange};
 use super::options::{Api, Options};
 use super::prompts::Prompter;
-use super::random::Random;
+use crate::domain::random::Random;
 use crate::http::{self, HttpError, Origin};
 use crate::load::{Endpoint, LoadError};
 
@@ -60,12 +60,21 @@ pub(super) struct Session {
 impl Session {
     /// Connects, finds out what the server takes, and compares token counts.
     pub(super) async fn open(endpoint: &Endpoint, options: &Options) -> Result<Self, LoadError> {
-        let setup = |reason: String| LoadError::Setup(reason);
-        let origin: Origin = endpoint.url.parse().map_err(|e: HttpError| setup(e.to_string()))?;
         let prompter = match &endpoint.tokenizer {
-            Some(path) => Prompter::from_file(path).map_err(setup)?,
+            Some(path) => Prompter::from_file(path).map_err(LoadError::Setup)?,
             None => Prompter::of_common_words(),
         };
+        Self::open_with(endpoint, options, prompter).await
+    }
+
+    /// The same with whoever makes the prompts.
+    pub(super) async fn open_with(
+        endpoint: &Endpoint,
+        options: &Options,
+        prompter: Prompter,
+    ) -> Result<Self, LoadError> {
+        let setup = |reason: String| LoadError::Setup(reason);
+        let origin: Origin = endpoint.url.parse().map_err(|e: HttpError| setup(e.to_string()))?;
         let key = endpoint.api_key.as_ref().map(|k| k.expose());
         if key.is_some_and(|k| k.is_empty() || k.bytes().any(|b| !b.is_ascii_graphic())) {
             return Err(setup("the API key is empty or has characters that no header can hold".to_owned()));

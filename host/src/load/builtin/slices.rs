@@ -1,149 +1,121 @@
 //! What happened in equal slices of time, over all requests: the basis of intervals that know how requests depend on
 //! each other. All that run at once share the engine's steps, so a hundred of them say little more than one about the
 //! next second; batches of consecutive slices do not overlap.
+//!
+//! Everything is counted in whole numbers, so that slices of several clients add up to exactly what one would have seen.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::domain::stats::{self, MIN_SAMPLES, Sequential};
 use crate::load::Estimate;
 
 /// Width of a slice.
+const SLICE: Duration = Duration::from_millis(20);
 const SLICE_S: f64 = 0.02;
+const SLICE_NS: u64 = 20_000_000;
 
 /// Batches of slices.
 const BATCHES: usize = 20;
 
 /// What one slice saw.
-#[derive(Debug, Clone, Copy, Default)]
-struct Slice {
-    /// Sum of the gaps that ended here.
-    gap_s: f64,
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Slice {
+    /// Sum of the gaps that ended here, in nanoseconds.
+    pub(super) gap_ns: u64,
     /// Pieces with text at the ends of those gaps.
-    gaps: f64,
+    pub(super) gaps: u32,
     /// All pieces with text.
-    pieces: f64,
-    /// Requests in flight, times seconds.
-    in_flight_s: f64,
+    pub(super) pieces: u32,
+    /// Requests in flight, times nanoseconds.
+    pub(super) in_flight_ns: u64,
     /// Requests that were completed.
-    completed: f64,
+    pub(super) completed: u32,
 }
 
-/// Slices since a moment.
-#[derive(Debug)]
-pub(super) struct Slices {
-    epoch: Instant,
-    slices: Vec<Slice>,
-    in_flight: f64,
-    /// Up to when requests in flight are accounted for.
-    until_s: f64,
+impl Slice {
+    fn add(&mut self, other: &Self) {
+        self.gap_ns += other.gap_ns;
+        self.gaps += other.gaps;
+        self.pieces += other.pieces;
+        self.in_flight_ns += other.in_flight_ns;
+        self.completed += other.completed;
+    }
 }
 
-impl Slices {
-    pub(super) fn new(epoch: Instant) -> Self {
-        Self { epoch, slices: Vec::new(), in_flight: 0.0, until_s: 0.0 }
-    }
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
 
-    fn seconds(&self, at: Instant) -> f64 {
-        at.saturating_duration_since(self.epoch).as_secs_f64()
-    }
+/// Consecutive slices; times are seconds since the beginning of the first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Rows(Vec<Slice>);
 
-    fn at(&mut self, seconds: f64) -> Option<&mut Slice> {
-        self.slice((seconds / SLICE_S) as usize)
-    }
-
+impl Rows {
     fn slice(&mut self, index: usize) -> Option<&mut Slice> {
-        if index >= self.slices.len() {
-            self.slices.resize(index + 1, Slice::default());
+        if index >= self.0.len() {
+            self.0.resize(index + 1, Slice::default());
         }
-        self.slices.get_mut(index)
+        self.0.get_mut(index)
     }
 
-    /// Pieces with text that came at the same time, the gap before them if it counts.
-    pub(super) fn pieces(&mut self, now: Instant, count: u32, gap_s: Option<f64>) {
-        let seconds = self.seconds(now);
-        if let Some(slice) = self.at(seconds) {
-            slice.pieces += f64::from(count);
-            if let Some(gap_s) = gap_s {
-                slice.gap_s += gap_s;
-                slice.gaps += f64::from(count);
-            }
+    /// Adds what another client saw in that slice.
+    pub(super) fn add(&mut self, index: usize, seen: &Slice) {
+        if let Some(slice) = self.slice(index) {
+            slice.add(seen);
         }
     }
 
-    /// A request was sent (+1) or ended (−1).
-    pub(super) fn in_flight(&mut self, now: Instant, change: f64, completed: bool) {
-        self.account(now);
-        self.in_flight += change;
-        if completed {
-            let seconds = self.seconds(now);
-            if let Some(slice) = self.at(seconds) {
-                slice.completed += 1.0;
-            }
-        }
+    /// Slices from the first index to before the second, with their indices, but for those in which nothing happened.
+    pub(super) fn between(&self, from: usize, to: usize) -> impl Iterator<Item = (usize, &Slice)> {
+        let all = self.0.iter().enumerate().take(to).skip(from);
+        all.filter(|(_, slice)| **slice != Slice::default())
     }
 
-    /// Spreads the requests in flight over the slices up to now.
-    fn account(&mut self, now: Instant) {
-        let now_s = self.seconds(now);
-        let in_flight = self.in_flight;
-        while self.until_s < now_s {
-            // A border of slices, divided by their width, may come out just below its number.
-            let index = (self.until_s / SLICE_S + 1e-6).floor();
-            let end = ((index + 1.0) * SLICE_S).min(now_s);
-            let seconds = end - self.until_s;
-            if let Some(slice) = self.slice(index as usize) {
-                slice.in_flight_s += in_flight * seconds;
-            }
-            self.until_s = end;
-        }
-    }
-
-    /// Whole slices between two moments, and what they are worth in seconds.
-    fn within(&self, from: Instant, to: Instant) -> &[Slice] {
-        let first = (self.seconds(from) / SLICE_S).ceil() as usize;
-        let last = ((self.seconds(to) / SLICE_S) as usize).min(self.slices.len());
-        self.slices.get(first..last.max(first)).unwrap_or_default()
+    /// Whole slices between two moments.
+    fn within(&self, from_s: f64, to_s: f64) -> &[Slice] {
+        let first = (from_s / SLICE_S).ceil() as usize;
+        let last = ((to_s / SLICE_S) as usize).min(self.0.len());
+        self.0.get(first..last.max(first)).unwrap_or_default()
     }
 
     /// Slices of which any part lies between two moments.
-    fn touching(&self, from: Instant, to: Instant) -> &[Slice] {
-        let first = (self.seconds(from) / SLICE_S) as usize;
-        let last = ((self.seconds(to) / SLICE_S) as usize + 1).min(self.slices.len());
-        self.slices.get(first..last.max(first)).unwrap_or_default()
+    fn touching(&self, from_s: f64, to_s: f64) -> &[Slice] {
+        let first = (from_s / SLICE_S) as usize;
+        let last = ((to_s / SLICE_S) as usize + 1).min(self.0.len());
+        self.0.get(first..last.max(first)).unwrap_or_default()
     }
 
     /// Half width of the 95 % interval of the mean gap per piece, as a fraction of it, by batch means of ratios; how
     /// many gaps are behind it. `None` with too few slices to tell.
-    pub(super) fn gap_precision(&self, from: Instant, to: Instant) -> Option<(f64, usize)> {
-        let slices = self.within(from, to);
+    pub(super) fn gap_precision(&self, from_s: f64, to_s: f64) -> Option<(f64, usize)> {
+        let slices = self.within(from_s, to_s);
         let batch = slices.len().div_ceil(BATCHES).max(1);
+        let gaps = |slices: &[Slice]| slices.iter().map(|s| u64::from(s.gaps)).sum::<u64>();
         let ratios: Vec<f64> = slices
             .chunks_exact(batch)
             .filter_map(|batch| {
-                let gaps: f64 = batch.iter().map(|s| s.gaps).sum();
-                (gaps > 0.0).then(|| batch.iter().map(|s| s.gap_s).sum::<f64>() / gaps)
+                let gaps = gaps(batch);
+                (gaps > 0).then(|| seconds(batch.iter().map(|s| s.gap_ns).sum()) / gaps as f64)
             })
             .collect();
         if ratios.len() < MIN_SAMPLES {
             return None;
         }
         let (low, high) = stats::mean_interval(&ratios)?;
-        let gaps = slices.iter().map(|s| s.gaps).sum::<f64>();
-        Some(((high - low) / (high + low), gaps as usize))
+        Some(((high - low) / (high + low), gaps(slices) as usize))
     }
 
     /// Pieces per second, requests in flight and completed requests per second between two moments.
-    pub(super) fn rates(&mut self, from: Instant, to: Instant) -> Rates {
-        self.account(to);
-        let seconds = to.saturating_duration_since(from).as_secs_f64();
-        let slices = self.within(from, to);
+    pub(super) fn rates(&self, from_s: f64, to_s: f64) -> Rates {
+        let duration_s = (to_s - from_s).max(0.0);
+        let slices = self.within(from_s, to_s);
         let estimate = |what: fn(&Slice) -> f64| {
             let mut sequence = Sequential::dependent();
             slices.iter().for_each(|s| sequence.push(what(s) / SLICE_S));
             let value = match stats::mean(sequence.samples()) {
                 Some(mean) if sequence.len() >= MIN_SAMPLES => mean,
                 // Too short for whole slices: all that the window touches.
-                _ => self.touching(from, to).iter().map(what).sum::<f64>() / seconds.max(SLICE_S / 2.0),
+                _ => self.touching(from_s, to_s).iter().map(what).sum::<f64>() / duration_s.max(SLICE_S / 2.0),
             };
             let (ci_low, ci_high) = match sequence.interval() {
                 Some(interval) if sequence.len() >= MIN_SAMPLES => interval,
@@ -157,12 +129,105 @@ impl Slices {
             }
         };
         Rates {
-            seconds,
-            pieces_per_second: estimate(|s| s.pieces),
-            in_flight: estimate(|s| s.in_flight_s),
-            completed_per_second: estimate(|s| s.completed),
+            seconds: duration_s,
+            pieces_per_second: estimate(|s| f64::from(s.pieces)),
+            in_flight: estimate(|s| seconds(s.in_flight_ns)),
+            completed_per_second: estimate(|s| f64::from(s.completed)),
         }
     }
+}
+
+/// Slices since a moment, as things happen.
+#[derive(Debug)]
+pub(super) struct Slices {
+    epoch: Instant,
+    rows: Rows,
+    in_flight: u32,
+    /// Up to when requests in flight are accounted for.
+    until_ns: u64,
+}
+
+impl Slices {
+    pub(super) fn new(epoch: Instant) -> Self {
+        Self { epoch, rows: Rows::default(), in_flight: 0, until_ns: 0 }
+    }
+
+    /// When the first slice begins.
+    pub(super) const fn epoch(&self) -> Instant {
+        self.epoch
+    }
+
+    fn ns(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn at(&mut self, at: Instant) -> Option<&mut Slice> {
+        let index = self.ns(at) / SLICE_NS;
+        self.rows.slice(usize::try_from(index).ok()?)
+    }
+
+    /// Pieces with text that came at the same time, the gap before them if it counts.
+    pub(super) fn pieces(&mut self, now: Instant, count: u32, gap: Option<Duration>) {
+        if let Some(slice) = self.at(now) {
+            slice.pieces += count;
+            if let Some(gap) = gap {
+                slice.gap_ns += u64::try_from(gap.as_nanos()).unwrap_or(u64::MAX);
+                slice.gaps += count;
+            }
+        }
+    }
+
+    /// A request was sent.
+    pub(super) fn sent(&mut self, now: Instant) {
+        self.account(now);
+        self.in_flight += 1;
+    }
+
+    /// A request has ended.
+    pub(super) fn ended(&mut self, now: Instant, completed: bool) {
+        self.account(now);
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if completed && let Some(slice) = self.at(now) {
+            slice.completed += 1;
+        }
+    }
+
+    /// Spreads the requests in flight over the slices up to now.
+    fn account(&mut self, now: Instant) {
+        let (now_ns, in_flight) = (self.ns(now), u64::from(self.in_flight));
+        while self.until_ns < now_ns {
+            let index = self.until_ns / SLICE_NS;
+            let end = ((index + 1) * SLICE_NS).min(now_ns);
+            let ns = end - self.until_ns;
+            if in_flight > 0
+                && let Ok(index) = usize::try_from(index)
+                && let Some(slice) = self.rows.slice(index)
+            {
+                slice.in_flight_ns += in_flight * ns;
+            }
+            self.until_ns = end;
+        }
+        // So that silence counts as slices, too.
+        if let Ok(index) = usize::try_from(now_ns / SLICE_NS) {
+            self.rows.slice(index);
+        }
+    }
+
+    /// All slices up to now.
+    pub(super) fn rows(&mut self, now: Instant) -> &Rows {
+        self.account(now);
+        &self.rows
+    }
+
+    /// Index before which nothing of the slices will change any more: what is read now is written within a slice's time.
+    pub(super) fn complete(&self, now: Instant) -> usize {
+        usize::try_from(self.ns(now.checked_sub(SLICE).unwrap_or(self.epoch)) / SLICE_NS).unwrap_or(0)
+    }
+}
+
+/// When the slice of that index begins.
+pub(super) fn begins_s(index: usize) -> f64 {
+    index as f64 * SLICE_S
 }
 
 /// Means over a window, by slices.
@@ -176,8 +241,6 @@ pub(super) struct Rates {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -186,29 +249,30 @@ mod tests {
         let at = |ms: u64| epoch + Duration::from_millis(ms);
         let mut slices = Slices::new(epoch);
         // Two streams with a piece each 10 ms from 0 to 2 s, after a first second of one.
-        slices.in_flight(at(0), 1.0, false);
-        slices.in_flight(at(1000), 1.0, false);
+        slices.sent(at(0));
+        slices.sent(at(1000));
         for ms in (0..2000).step_by(10) {
             let streams = if ms < 1000 { 1 } else { 2 };
-            (0..streams).for_each(|_| slices.pieces(at(ms), 1, Some(0.01)));
+            (0..streams).for_each(|_| slices.pieces(at(ms), 1, Some(Duration::from_millis(10))));
         }
-        slices.in_flight(at(2000), -1.0, true);
-        let rates = slices.rates(at(1000), at(2000));
+        slices.ended(at(2000), true);
+        let rows = slices.rows(at(2000));
+        let rates = rows.rates(1.0, 2.0);
         assert!((rates.pieces_per_second.value - 200.0).abs() < 5.0, "{rates:?}");
         assert!((rates.in_flight.value - 2.0).abs() < 0.05, "{rates:?}");
-        let (precision, gaps) = slices.gap_precision(at(1000), at(2000)).unwrap();
+        let (precision, gaps) = rows.gap_precision(1.0, 2.0).unwrap();
         assert!(precision < 1e-9 && (190..=200).contains(&gaps), "{precision} {gaps}");
-        assert!(slices.gap_precision(at(1000), at(1100)).is_none());
+        assert!(rows.gap_precision(1.0, 1.1).is_none());
     }
 
     #[test]
     fn requests_in_flight_are_spread_over_every_slice_of_a_long_point() {
         let epoch = Instant::now();
         let mut slices = Slices::new(epoch);
-        slices.in_flight(epoch, 7.0, false);
-        let rates = slices.rates(epoch + Duration::from_secs(60), epoch + Duration::from_secs(100));
-        assert!((rates.in_flight.value - 7.0).abs() < 1e-6, "{rates:?}");
-        assert!(slices.slices.iter().all(|s| s.in_flight_s <= 7.0 * SLICE_S + 1e-9));
+        (0..7).for_each(|_| slices.sent(epoch));
+        let rows = slices.rows(epoch + Duration::from_secs(100));
+        assert!((rows.rates(60.0, 100.0).in_flight.value - 7.0).abs() < 1e-9);
+        assert!(rows.0.iter().all(|s| s.in_flight_ns <= 7 * SLICE_NS));
     }
 
     #[test]
@@ -216,7 +280,7 @@ mod tests {
         let epoch = Instant::now();
         let mut slices = Slices::new(epoch);
         slices.pieces(epoch, 3, None);
-        let rates = slices.rates(epoch, epoch + Duration::from_millis(60));
+        let rates = slices.rows(epoch + Duration::from_millis(60)).rates(0.0, 0.06);
         assert_eq!(rates.pieces_per_second.ci_low, 0.0);
         assert!(rates.pieces_per_second.ci_high >= 2.0 * rates.pieces_per_second.value);
     }

@@ -45,6 +45,17 @@ pub fn job(job: &Job, settings: &[(String, String)]) -> types::Job {
     }
 }
 
+/// What the host expects of each decode candidate's ITL over load, as `prior-itl-ms` of a sweep's `job.extra`.
+pub fn prior_itl(job: &Job, candidates: &[Candidate]) -> (String, String) {
+    let decode = candidates.iter().filter(|candidate| candidate.role == domain::Role::Decode);
+    let rows = decode.map(|candidate| {
+        let told = domain::search_space::prior_itl(job, candidate);
+        let points: Vec<String> = told.iter().map(|(requests, itl_ms)| format!("{requests}={itl_ms:.4}")).collect();
+        format!("{}:{}", candidate.mapping.label(), points.join(","))
+    });
+    ("prior-itl-ms".to_owned(), rows.collect::<Vec<_>>().join(";"))
+}
+
 /// The traffic.
 pub fn demand(demand: Demand) -> types::Demand {
     match demand {

@@ -13,15 +13,16 @@ use sla_profiler_plugin_build::toolchain::{self, Toolchain};
 use sla_profiler_plugin_build::{Error, process};
 
 use crate::workspace::{Workspace, in_ci};
-use crate::{kubernetes, licences, say};
+use crate::{benches, fuzz, kubernetes, licences, say};
 
 /// The packages of the plugins that the program carries.
 const BUNDLED: &[&str] = &[
     "sla-profiler-plugin-sweep-grid",
-    "sla-profiler-plugin-sweep-coarse-fine",
+    "sla-profiler-plugin-sweep-adaptive",
     "sla-profiler-plugin-select-throughput",
     "sla-profiler-plugin-select-cost",
     "sla-profiler-plugin-planner-sla",
+    "sla-profiler-plugin-planner-queueing",
 ];
 
 /// Why a task did not succeed.
@@ -48,17 +49,20 @@ pub fn find(name: &str, rest: &[String]) -> Result<Task, Stop> {
         "quickstart" => return Ok(quickstart),
         "plugins" => |workspace, _| plugins(workspace, &Steps::start()),
         "examples" => |workspace, _| examples(workspace, &Steps::start()),
-        "test" if rest.iter().all(|flag| [WITHOUT_KUBERNETES, WITHOUT_INTEROP].contains(&flag.as_str())) => {
+        "test" if rest.iter().all(|flag| WITHOUT.contains(&flag.as_str())) => {
             return Ok(test);
         }
         "test" => test,
+        "fuzz" => {
+            fuzz::Request::parse(rest).map_err(Stop::Usage)?;
+            return Ok(fuzz_targets);
+        }
         "kubernetes-assets" => |workspace, _| kubernetes_assets(workspace, &Steps::start()).map(drop),
         "generate" => |workspace, _| generate(workspace),
-        "bench" if rest.first().is_some_and(|what| what == BENCH_LOAD) => match rest.get(1) {
-            None => return Ok(|workspace, _| bench_load(workspace)),
-            Some(extra) => return Err(Stop::Usage(format!("`bench load` takes no argument, and `{extra}` was given"))),
-        },
-        "bench" => |workspace, _| bench(workspace),
+        "bench" => {
+            benches::check(rest)?;
+            return Ok(benches::run);
+        }
         "toolchain" => |workspace, _| get_toolchain(workspace, &Steps::start()).map(drop),
         "licences" => |workspace, _| check_licences(workspace, &Steps::start()),
         "" => return Err(Stop::Usage("a task is missing".to_owned())),
@@ -71,10 +75,10 @@ pub fn find(name: &str, rest: &[String]) -> Result<Task, Stop> {
 }
 
 /// Prints the steps of one task with the time since its start.
-struct Steps(Instant);
+pub struct Steps(Instant);
 
 impl Steps {
-    fn start() -> Self {
+    pub fn start() -> Self {
         Self(Instant::now())
     }
 
@@ -90,7 +94,7 @@ impl Steps {
     }
 
     /// A step that is one command.
-    fn command(&self, step: &'static str, command: &mut Command) -> Result<(), Stop> {
+    pub fn command(&self, step: &'static str, command: &mut Command) -> Result<(), Stop> {
         self.run(step, &process::line(command), || process::run(command))
     }
 
@@ -107,7 +111,7 @@ fn get_toolchain(workspace: &Workspace, steps: &Steps) -> Result<Toolchain, Stop
     Ok(toolchain)
 }
 
-fn plugins(workspace: &Workspace, steps: &Steps) -> Result<(), Stop> {
+pub fn plugins(workspace: &Workspace, steps: &Steps) -> Result<(), Stop> {
     let toolchain = get_toolchain(workspace, steps)?;
     let out_dir = workspace.target.join("plugins");
     let request = Request {
@@ -180,6 +184,12 @@ const KUBERNETES_TESTS: &str = "on_a_cluster::";
 /// The flag of `test` that leaves out the tests against NVIDIA's packages.
 const WITHOUT_INTEROP: &str = "--without-interop";
 
+/// The flag of `test` that leaves out fuzzing.
+const WITHOUT_FUZZ: &str = "--without-fuzz";
+
+/// All that can be left out.
+const WITHOUT: [&str; 3] = [WITHOUT_KUBERNETES, WITHOUT_INTEROP, WITHOUT_FUZZ];
+
 /// The test targets that need NVIDIA's packages. Their tests are marked `#[ignore]`, so that `cargo test` names each of
 /// them as left out, and run in a step of their own.
 const INTEROP_TESTS: &[&str] = &["aiperf", "interop"];
@@ -192,7 +202,9 @@ fn test(workspace: &Workspace, flags: &[String]) -> Result<(), Stop> {
     plugins(workspace, &steps)?;
     examples(workspace, &steps)?;
     let mut lints = locked(workspace.cargo(), "clippy");
-    steps.command("lints", lints.args(["--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    // With the fuzzer, which is not built otherwise.
+    lints.args(["--workspace", "--all-targets", "--features", fuzz::FEATURE, "--", "-D", "warnings"]);
+    steps.command("lints", &mut lints)?;
     check_licences(workspace, &steps)?;
     let python = numpy(workspace, &steps)?;
     let chromium = steps.run("chromium", "a headless Chromium for the tests of the report", || {
@@ -213,6 +225,9 @@ fn test(workspace: &Workspace, flags: &[String]) -> Result<(), Stop> {
         tests.args(["--", "--skip", KUBERNETES_TESTS]);
     }
     steps.command("tests", &mut tests)?;
+    if with(WITHOUT_FUZZ) {
+        run_fuzz(workspace, &steps, &fuzz::Request::brief())?;
+    }
     let Some(nvidia) = nvidia else {
         steps.say(&format!("interop: left out by {WITHOUT_INTEROP}; the tests above name what did not run"));
         return Ok(());
@@ -227,8 +242,27 @@ fn test(workspace: &Workspace, flags: &[String]) -> Result<(), Stop> {
     steps.command("interop", &mut tests)
 }
 
+fn fuzz_targets(workspace: &Workspace, arguments: &[String]) -> Result<(), Stop> {
+    let request = fuzz::Request::parse(arguments).map_err(Stop::Usage)?;
+    run_fuzz(workspace, &Steps::start(), &request)
+}
+
+fn run_fuzz(workspace: &Workspace, steps: &Steps, request: &fuzz::Request) -> Result<(), Stop> {
+    let step = "fuzz";
+    let failed = |reason| Stop::Failed { step, reason };
+    let targets = fuzz::targets(workspace, request).map_err(Stop::Usage)?;
+    let (mut build, program) = fuzz::build(workspace).map_err(failed)?;
+    steps.command(step, &mut build)?;
+    if let (Some(input), [target]) = (&request.replay, targets.as_slice()) {
+        return fuzz::replay(workspace, &program, target, input).map_err(failed);
+    }
+    let seconds = fuzz::time(targets.len(), request.seconds).as_secs();
+    steps.say(&format!("{step}: {} for {} s each, {seconds} s in all", targets.join(", "), request.seconds));
+    fuzz::run(workspace, &program, &targets, request, &|line| steps.say(&format!("{step}: {line}"))).map_err(failed)
+}
+
 /// The folder with the servers, or nothing where the user named another.
-fn kubernetes_assets(workspace: &Workspace, steps: &Steps) -> Result<Option<PathBuf>, Stop> {
+pub fn kubernetes_assets(workspace: &Workspace, steps: &Steps) -> Result<Option<PathBuf>, Stop> {
     let step = "kubernetes-assets";
     if kubernetes::given() {
         steps.say(&format!("{step}: as the environment says, nothing is built"));
@@ -275,22 +309,6 @@ fn golden_targets(tests: &Path) -> Result<Vec<String>, String> {
     Ok(targets)
 }
 
-/// The argument of `bench` that asks for the load generator's report.
-const BENCH_LOAD: &str = "load";
-
-fn bench_load(workspace: &Workspace) -> Result<(), Stop> {
-    let steps = Steps::start();
-    build_program(workspace, &steps, "bench_load")?;
-    steps.command("bench load", &mut workspace.program("bench_load"))
-}
-
-fn bench(workspace: &Workspace) -> Result<(), Stop> {
-    let steps = Steps::start();
-    plugins(workspace, &steps)?;
-    build_program(workspace, &steps, "bench")?;
-    steps.command("bench", &mut workspace.program("bench"))
-}
-
 fn check_licences(workspace: &Workspace, steps: &Steps) -> Result<(), Stop> {
     let step = "licences";
     let count = steps.run(step, "comparing every dependency with deny.toml", || licences::check(workspace))?;
@@ -328,12 +346,12 @@ fn environment(
 
 /// Builds one program, with `--workspace` as every task does: with `--package`, cargo would choose other features for
 /// some dependencies than it does for the tests, and build wasmtime once for each.
-fn build_program(workspace: &Workspace, steps: &Steps, name: &str) -> Result<(), Stop> {
+pub fn build_program(workspace: &Workspace, steps: &Steps, name: &str) -> Result<(), Stop> {
     steps.command("build", locked(workspace.cargo(), "build").args(["--workspace", "--bin", name]))
 }
 
 /// Where nobody can commit it, a Cargo.lock that would have to change is an error.
-fn locked(mut cargo: Command, verb: &str) -> Command {
+pub fn locked(mut cargo: Command, verb: &str) -> Command {
     cargo.arg(verb);
     if in_ci() {
         cargo.arg("--locked");
@@ -377,14 +395,12 @@ mod tests {
         assert!(usage("test", &["--dry-run"]).is_some());
         assert_eq!(usage("test", &[WITHOUT_KUBERNETES]), None);
         assert_eq!(usage("test", &[WITHOUT_INTEROP, WITHOUT_KUBERNETES]), None);
-        assert!(usage("plugins", &[WITHOUT_INTEROP]).is_some());
-    }
-
-    #[test]
-    fn bench_has_a_report_of_its_own_for_the_load_generator() {
+        assert_eq!(usage("test", &WITHOUT), None);
+        assert_eq!(usage("fuzz", &["loader", "--seconds", "5"]), None);
+        assert!(usage("fuzz", &["--second"]).is_some());
         assert_eq!(usage("bench", &["load"]), None);
-        assert!(usage("bench", &["load", "fast"]).unwrap().contains("`fast`"));
         assert!(usage("bench", &["lode"]).unwrap().contains("`lode`"));
+        assert!(usage("plugins", &[WITHOUT_INTEROP]).is_some());
     }
 
     #[test]
@@ -392,7 +408,7 @@ mod tests {
         let tasks = crate::HELP.split("Tasks:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
         let names = tasks.lines().filter(|line| !line.starts_with("    "));
         let names: Vec<&str> = names.filter_map(|line| line.split_whitespace().next()).collect();
-        assert_eq!(names.len(), 9);
+        assert_eq!(names.len(), 10);
         assert!(names.iter().all(|name| usage(name, &[]).is_none()), "{names:?}");
     }
 }

@@ -60,7 +60,9 @@ impl Sweep<'_> {
             let middle = geometric_middle(dp, most) / dp * dp;
             wanted.extend([dp, middle, most].into_iter().map(|n| (isl, n)));
         }
-        wanted.extend(self.around_the_operating_point(candidate, curve.concurrency).into_iter().map(|n| (job_isl, n)));
+        let around = self.around_the_operating_point(candidate, curve.concurrency);
+        let middle = geometric_middle(dp, around.iter().copied().max().unwrap_or(dp)) / dp * dp;
+        wanted.extend([dp, middle].into_iter().chain(around).map(|n| (job_isl, n)));
         wanted.retain(|(_, n)| *n >= dp);
         wanted.sort_unstable();
         wanted.dedup();
@@ -71,7 +73,7 @@ impl Sweep<'_> {
 
         let mut worst: Option<(f64, u32, u32)> = None;
         let mut measured = 0;
-        // The job's own context was refined in phase 2.
+        // The job's own context was looked at where it matters.
         for &isl in lengths.iter().filter(|isl| **isl != job_isl) {
             let rows = self.history.measurements.of(candidate.id).filter(|m| (m.isl, m.osl) == (isl, osl));
             let points: BTreeMap<u32, f64> = rows.filter_map(|m| Some((m.concurrency, m.itl_ms?.mean))).collect();

@@ -1,10 +1,11 @@
-//! `sweep-coarse-fine`: the default. Few points everywhere, more where they decide something.
+//! `sweep-adaptive`: the default. Measures where it matters, and no longer than it matters.
 //!
 //! ```text
-//! prefill.rs   one look at every candidate; a longer one where the SLA or the winner is in doubt
-//! decode.rs    load × 4 until the ITL target breaks; then bisection of the crossing; then the bend of the curve
+//! prior.rs     what the host's prior says, corrected by what it was wrong by so far, and within which band
+//! race.rs      what each candidate can bring at best and at worst; who is out; who is next
+//! prefill.rs   one look at every candidate in the race; a longer one where the SLA or the winner is in doubt
+//! decode.rs    straight to where the prior expects the SLA crossing, then along the corrected prior
 //! curves.rs    the winners' curves: a coarse grid, then points where interpolation is worst
-//! priors.rs    which candidates need no look at all
 //! ```
 //!
 //! Starting an engine costs more than measuring it, so a step asks only for candidates that fit the GPUs together, and
@@ -14,33 +15,48 @@
 mod curves;
 mod decode;
 mod prefill;
-mod priors;
+mod prior;
+mod race;
 
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+
+use race::Chance;
 use sla_profiler_plugin::{
     About, Candidate, Candidates, Curve, Error, Goal, History, Job, Probe, Role, Settings, Step, SweepStrategy,
 };
 
 /// The strategy.
 #[derive(Debug)]
-pub struct SweepCoarseFine;
+pub struct SweepAdaptive;
 
-sla_profiler_plugin::export_sweep!(SweepCoarseFine);
+sla_profiler_plugin::export_sweep!(SweepAdaptive);
 
-impl SweepStrategy for SweepCoarseFine {
+impl SweepStrategy for SweepAdaptive {
     fn about() -> About {
-        let summary = "Coarse first, then fine around the SLA crossing and where curves bend.";
-        About::new("sweep-coarse-fine", env!("CARGO_PKG_VERSION"), summary)
-            .setting("tolerance", "0.05", "width of the bracket around the SLA crossing, relative, 0.005 to 0.5")
+        let summary =
+            "Races candidates towards the SLA crossing from a prior that it corrects; curves where they bend.";
+        About::new("sweep-adaptive", env!("CARGO_PKG_VERSION"), summary)
+            .setting("tolerance", "0.02", "width of the bracket around the SLA crossing, relative, 0.005 to 0.5")
             .setting("precision", "0.02", "95 % interval of a mean, as ± this fraction of it, 0.001 to 0.5")
             .setting("curve-tolerance", "0.03", "interpolation error at which a curve gets another point, 0.002 to 0.5")
-            .setting("decode-points", "12", "points per decode candidate at most, bisection aside, 3 to 64")
             .setting("prefill-curve-points", "10", "points of the prefill curve at most, 3 to 256")
-            .setting("decode-curve-points", "20", "points of the decode curve at most, 6 to 256")
-            .setting("prune", "true", "skip candidates that their prior rules out even with its error")
+            .setting("decode-curve-points", "16", "points of the decode curve at most, 6 to 256")
+            .setting("prune", "true", "skip candidates that lose even at the best end of their prior's band")
+            .setting("race", "true", "stop with candidates whose measurements say that they cannot win any more")
+            .setting(
+                "prior-table",
+                "",
+                "ITL of decode candidates instead of the host's guess: tp1:1=5.1,64=9;tp2:1=3.4,64=6",
+            )
     }
 
     fn next(job: &Job, goal: &Goal, candidates: &Candidates, history: &History) -> Result<Step, Error> {
         let settings = Settings::new(Self::about(), job)?;
+        let table = match settings.text("prior-table")? {
+            "" => job.extra.iter().find(|(name, _)| name == "prior-itl-ms").map_or("", |(_, text)| text.as_str()),
+            given => given,
+        };
         let sweep = Sweep {
             job,
             candidates,
@@ -48,10 +64,13 @@ impl SweepStrategy for SweepCoarseFine {
             tolerance: settings.number("tolerance", 0.005..=0.5)?,
             precision: settings.number("precision", 0.001..=0.5)?,
             curve_tolerance: settings.number("curve-tolerance", 0.002..=0.5)?,
-            decode_points: settings.number("decode-points", 3..=64)?,
             prefill_curve_points: settings.number("prefill-curve-points", 3..=256)?,
             decode_curve_points: settings.number("decode-curve-points", 6..=256)?,
             prune: settings.flag("prune")?,
+            race: settings.flag("race")?,
+            table: prior::table(table).map_err(Error::BadSetting)?,
+            chances: OnceCell::new(),
+            residuals: OnceCell::new(),
         };
         let of = |curve: &Curve| {
             let unknown = || Error::Other(format!("there is no candidate {} to draw a curve of", curve.candidate));
@@ -69,6 +88,9 @@ impl SweepStrategy for SweepCoarseFine {
 /// Output tokens of a prefill probe: enough for the engine to answer, too few to matter. As NVIDIA's profiler has it.
 const PREFILL_OSL: u32 = 5;
 
+/// Requests in flight and ITL in milliseconds, by load.
+type Loads = Vec<(f64, f64)>;
+
 /// The question, what is known, and the settings.
 struct Sweep<'a> {
     job: &'a Job,
@@ -77,17 +99,23 @@ struct Sweep<'a> {
     tolerance: f64,
     precision: f64,
     curve_tolerance: f64,
-    decode_points: usize,
     prefill_curve_points: usize,
     decode_curve_points: usize,
     prune: bool,
+    race: bool,
+    /// What is expected of decode candidates, by label.
+    table: BTreeMap<&'a str, Loads>,
+    /// By candidate, once somebody asks.
+    chances: OnceCell<Vec<Option<Chance>>>,
+    /// Of prefill and of decode candidates, likewise.
+    residuals: OnceCell<[Vec<f64>; 2]>,
 }
 
 impl Sweep<'_> {
-    /// A probe as precise as the settings and the SLA's statistic ask for.
-    fn probe(&self, candidate: u32, isl: u32, osl: u32, concurrency: u32, samples: u32) -> Probe {
+    /// A probe as precise as asked, or as the SLA's statistic needs.
+    fn probe(&self, candidate: u32, isl: u32, osl: u32, concurrency: u32, precision: f64, samples: u32) -> Probe {
         let (relative_precision, max_samples) = match self.job.sla.quantile {
-            None => (self.precision, samples),
+            None => (precision, samples),
             // A quantile is known by the samples beyond it, not by the mean's interval: with ln 0.05 / ln q samples the
             // largest lies above it in 95 % of cases.
             Some(q) => (1e-6, samples.max((0.05f64.ln() / q.clamp(0.01, 0.999_9).ln()).ceil() as u32)),
@@ -96,11 +124,11 @@ impl Sweep<'_> {
     }
 
     fn prefill_probe(&self, candidate: &Candidate<'_>, isl: u32) -> Probe {
-        self.probe(candidate.id, isl, PREFILL_OSL, candidate.attention_dp, 48)
+        self.probe(candidate.id, isl, PREFILL_OSL, candidate.attention_dp, self.precision, 48)
     }
 
     fn decode_probe(&self, candidate: &Candidate<'_>, isl: u32, osl: u32, concurrency: u32) -> Probe {
-        self.probe(candidate.id, isl, osl, concurrency, 128)
+        self.probe(candidate.id, isl, osl, concurrency, self.precision, 128)
     }
 
     /// Most requests of so many tokens that the engine holds at once, as a multiple of its attention-DP ranks. 0 if not
@@ -124,12 +152,13 @@ impl Sweep<'_> {
         (later_tokens > 0).then(|| (e2e_ms - ttft_ms) / f64::from(later_tokens))
     }
 
-    /// The limit of a role by itself.
-    fn limit_ms(&self, role: Role) -> Option<f64> {
+    /// The limit of a role by itself; infinite where there is none.
+    fn limit_ms(&self, role: Role) -> f64 {
         match role {
             Role::Prefill => self.job.sla.ttft_ms.or(self.job.sla.e2e_ms),
             Role::Decode => self.itl_limit_ms(),
         }
+        .unwrap_or(f64::INFINITY)
     }
 }
 

@@ -12,11 +12,11 @@ const SECOND_LOOK_SAMPLES: u32 = 256;
 impl Sweep<'_> {
     pub(crate) fn prefill(&self) -> Step {
         let isl = self.job.workload.isl;
-        let all = self.by_promise(Role::Prefill);
+        let all: Vec<_> = self.candidates.of(Role::Prefill).collect();
         let first_looks: Vec<_> = all
             .iter()
             .copied()
-            .filter(|c| !self.history.is_settled(&self.prefill_probe(c, isl)) && self.pruned(c).is_none())
+            .filter(|c| !self.history.is_settled(&self.prefill_probe(c, isl)) && self.out(c).is_none())
             .collect();
         let doubtful: Vec<_> = all
             .iter()

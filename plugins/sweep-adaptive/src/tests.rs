@@ -50,7 +50,7 @@ fn true_crossing(e: &SyntheticEngine, dp: u32, job: &Job) -> u32 {
 fn decode_finds_the_sla_crossing_with_few_points() {
     // 6 + 0.08075·n = 20 at n = 173.4
     let mut world = world(vec![(candidate(Role::Decode, "tp1", 1), engine())], 0.0, 1);
-    let why = world.run::<SweepCoarseFine>(&Goal::Decode);
+    let why = world.run::<SweepAdaptive>(&Goal::Decode);
     let loads: Vec<_> = world.probes.iter().map(|p| p.concurrency).collect();
     assert_eq!(loads[..5], [1, 4, 16, 64, 256], "rising by four");
     let best =
@@ -64,7 +64,7 @@ fn decode_finds_the_sla_crossing_with_few_points() {
 fn decode_stops_at_the_lowest_load_that_misses() {
     let slow = SyntheticEngine { itl: [25.0, 0.1, 0.0, 0.0], ..engine() };
     let mut world = world(vec![(candidate(Role::Decode, "tp1", 1), slow)], 0.0, 1);
-    world.run::<SweepCoarseFine>(&Goal::Decode);
+    world.run::<SweepAdaptive>(&Goal::Decode);
     assert_eq!(world.probes.len(), 1);
 }
 
@@ -72,7 +72,7 @@ fn decode_stops_at_the_lowest_load_that_misses() {
 fn decode_goes_to_the_reachable_maximum_where_nothing_misses() {
     let fast = SyntheticEngine { itl: [1.0, 0.001, 0.0, 0.0], kv_tokens: 100 * 3150 + 17, ..engine() };
     let mut world = world(vec![(candidate(Role::Decode, "tp1", 1), fast)], 0.0, 1);
-    world.run::<SweepCoarseFine>(&Goal::Decode);
+    world.run::<SweepAdaptive>(&Goal::Decode);
     assert_eq!(world.probes.iter().map(|p| p.concurrency).max(), Some(100));
 }
 
@@ -82,7 +82,7 @@ fn decode_draws_the_bend_of_the_throughput() {
     let bent = SyntheticEngine { itl: [8.0, 0.0, 0.0, 0.125], ..engine() };
     let mut world = world(vec![(candidate(Role::Decode, "tp1", 1), bent)], 0.0, 1);
     world.job.sla.itl_ms = Some(100.0);
-    world.run::<SweepCoarseFine>(&Goal::Decode);
+    world.run::<SweepAdaptive>(&Goal::Decode);
     let loads: Vec<_> = world.probes.iter().map(|p| p.concurrency).collect();
     assert!(loads.iter().any(|n| (32..64).contains(n)) && loads.iter().any(|n| (65..=128).contains(n)), "{loads:?}");
 }
@@ -91,12 +91,12 @@ fn decode_draws_the_bend_of_the_throughput() {
 fn candidates_are_measured_in_waves_that_fit_the_gpus() {
     let all = [("tp1", 1), ("tp2", 2), ("tp4", 4), ("tp8", 8)];
     let mut world = world(all.map(|(label, gpus)| (candidate(Role::Decode, label, gpus), engine())).into(), 0.01, 1);
-    let Ok(Step::Measure(first)) = SweepCoarseFine::next(&world.job, &Goal::Decode, &world.candidates, &world.history)
+    let Ok(Step::Measure(first)) = SweepAdaptive::next(&world.job, &Goal::Decode, &world.candidates, &world.history)
     else {
         panic!("nothing asked")
     };
     assert_eq!(first.iter().map(|p| p.candidate).collect::<Vec<_>>(), [0, 1, 2], "1 + 2 + 4 of 8 GPUs");
-    world.run::<SweepCoarseFine>(&Goal::Decode);
+    world.run::<SweepAdaptive>(&Goal::Decode);
     let order: Vec<_> = world.probes.iter().map(|p| p.candidate == 3).collect();
     assert!(order.windows(2).all(|w| w[0] <= w[1]), "tp8 comes when the others are done");
 }
@@ -105,7 +105,7 @@ fn candidates_are_measured_in_waves_that_fit_the_gpus() {
 fn a_failing_load_is_bracketed_without_many_failures() {
     let frail = SyntheticEngine { fails_above: 50, itl: [1.0, 0.001, 0.0, 0.0], ..engine() };
     let mut world = world(vec![(candidate(Role::Decode, "tp1", 1), frail)], 0.0, 1);
-    world.run::<SweepCoarseFine>(&Goal::Decode);
+    world.run::<SweepAdaptive>(&Goal::Decode);
     let failures = world.history.failures.rows().count();
     assert!(failures <= 2, "{failures}");
     assert!(world.probes.len() < 16);
@@ -118,7 +118,7 @@ fn prefill_looks_again_only_where_it_matters() {
     let c = |label, gpus| candidate(Role::Prefill, label, gpus);
     let engines = vec![(c("a", 1), at(199.5)), (c("b", 1), at(400.0)), (c("c", 2), at(60.0)), (c("d", 2), at(60.3))];
     let mut world = world(engines, 0.0, 1);
-    let why = world.run::<SweepCoarseFine>(&Goal::Prefill);
+    let why = world.run::<SweepAdaptive>(&Goal::Prefill);
     let again: Vec<_> = world.probes.iter().filter(|p| p.osl == 6).map(|p| p.candidate).collect();
     assert_eq!(again, [0, 2, 3]);
     assert_eq!(why, "4 of 4 candidates measured, 3 of them at length");
@@ -128,7 +128,7 @@ fn prefill_looks_again_only_where_it_matters() {
 fn a_quantile_is_given_enough_samples() {
     let mut world = world(vec![(candidate(Role::Prefill, "tp1", 1), engine())], 0.01, 1);
     world.job.sla.quantile = Some(0.99);
-    world.run::<SweepCoarseFine>(&Goal::Prefill);
+    world.run::<SweepAdaptive>(&Goal::Prefill);
     assert_eq!(world.probes.iter().map(|p| p.max_samples).collect::<Vec<_>>(), [299]);
 }
 
@@ -140,13 +140,13 @@ fn priors_prune_what_cannot_win_and_say_so() {
     let engines = || vec![(hopeless, engine()), (fine, engine()), (dominated, engine())];
     let mut world = world(engines(), 0.0, 1);
     world.job.hardware.total_gpus = 2;
-    let why = world.run::<SweepCoarseFine>(&Goal::Prefill);
+    let why = world.run::<SweepAdaptive>(&Goal::Prefill);
     assert!(world.probes.iter().all(|p| p.candidate == 1), "{:?}", world.probes);
     assert!(why.contains("tp1 skipped: even if its prior is as wrong as it may be, it misses the SLA"), "{why}");
     assert!(why.contains("tep8 skipped") && why.contains("better in TTFT, throughput and GPUs"), "{why}");
 
     world.job.settings = vec![("prune".into(), "false".into())];
-    world.run::<SweepCoarseFine>(&Goal::Prefill);
+    world.run::<SweepAdaptive>(&Goal::Prefill);
     assert_eq!(
         world.history.measurements.rows().map(|m| m.candidate).collect::<std::collections::BTreeSet<_>>().len(),
         3
@@ -158,7 +158,7 @@ fn hopeless_candidates_are_measured_where_nobody_meets_the_sla() {
     let c = |label, gpus, ms| with_prior(candidate(Role::Decode, label, gpus), ms, 1.0, 0.25);
     let slow = SyntheticEngine { itl: [40.0, 0.1, 0.0, 0.0], ..engine() };
     let mut world = world(vec![(c("tp1", 1, 40.0), slow.clone()), (c("tp2", 2, 22.0), slow)], 0.0, 1);
-    world.run::<SweepCoarseFine>(&Goal::Decode);
+    world.run::<SweepAdaptive>(&Goal::Decode);
     assert_eq!(world.probes.iter().map(|p| p.candidate).collect::<Vec<_>>(), [1, 0], "the one with a chance first");
 }
 
@@ -166,13 +166,13 @@ fn hopeless_candidates_are_measured_where_nobody_meets_the_sla() {
 fn curves_interpolate_well_at_lengths_that_were_not_measured() {
     let both = || vec![(candidate(Role::Prefill, "tp1", 1), engine()), (candidate(Role::Decode, "tp1", 1), engine())];
     let mut world = world(both(), 0.0, 1);
-    world.run::<SweepCoarseFine>(&Goal::Decode);
+    world.run::<SweepAdaptive>(&Goal::Decode);
     let before = world.probes.len();
     let curve = |candidate| Curve { candidate, min_isl: 100, max_isl: 30_000, concurrency: 170 };
-    world.run::<SweepCoarseFine>(&Goal::PrefillCurve(curve(0)));
+    world.run::<SweepAdaptive>(&Goal::PrefillCurve(curve(0)));
     let prefill = world.probes.len() - before;
     assert!((6..=10).contains(&prefill), "{prefill}");
-    world.run::<SweepCoarseFine>(&Goal::DecodeCurve(curve(1)));
+    world.run::<SweepAdaptive>(&Goal::DecodeCurve(curve(1)));
     let decode = world.probes.len() - before - prefill;
     assert!((9..=24).contains(&decode), "{decode}");
     let of_job = |p: &&Probe| p.candidate == 1 && p.isl == 3000 && p.concurrency == 170;
@@ -197,9 +197,9 @@ fn the_decode_curve_foretells_itl_at_contexts_that_were_not_measured() {
 
     let bent = SyntheticEngine { itl: [6.0, 0.02, 5e-6, 0.09], max_running: 400, ..engine() };
     let mut world = world(vec![(candidate(Role::Decode, "tp1", 1), bent.clone())], 0.0, 1);
-    world.run::<SweepCoarseFine>(&Goal::Decode);
+    world.run::<SweepAdaptive>(&Goal::Decode);
     let curve = Curve { candidate: 0, min_isl: 100, max_isl: 30_000, concurrency: 170 };
-    world.run::<SweepCoarseFine>(&Goal::DecodeCurve(curve));
+    world.run::<SweepAdaptive>(&Goal::DecodeCurve(curve));
     let mut errors = Vec::new();
     for isl in [200, 700, 1700, 2500, 4000, 9000, 20_000] {
         let workload = Workload { isl, osl: 150 };
@@ -220,7 +220,7 @@ fn the_decode_curve_foretells_itl_at_contexts_that_were_not_measured() {
 fn a_curve_of_an_unknown_candidate_and_bad_settings_are_errors() {
     let mut world = world(vec![], 0.0, 1);
     let curve = Goal::DecodeCurve(Curve { candidate: 7, min_isl: 1, max_isl: 2, concurrency: 1 });
-    let next = |world: &World, goal| SweepCoarseFine::next(&world.job, goal, &world.candidates, &world.history);
+    let next = |world: &World, goal| SweepAdaptive::next(&world.job, goal, &world.candidates, &world.history);
     assert!(matches!(next(&world, &curve), Err(Error::Other(text)) if text.contains("candidate 7")));
     for (name, value) in
         [("tolerance", "0"), ("prune", "yes"), ("decode-points", "-1"), ("speed", "1"), ("precision", "NaN")]
@@ -281,7 +281,7 @@ proptest! {
             (Goal::DecodeCurve(curve(1)), 24),
         ] {
             let before = world.probes.len();
-            world.run::<SweepCoarseFine>(&goal);
+            world.run::<SweepAdaptive>(&goal);
             prop_assert!(world.probes.len() - before <= most, "{goal:?}: {}", world.probes.len() - before);
         }
     }
@@ -292,7 +292,7 @@ proptest! {
         let c = Candidate { attention_dp: dp, ..candidate(Role::Decode, "x", dp) };
         let mut world = world(vec![(c, truth.clone())], 0.0, 1);
         world.job.settings = vec![("tolerance".into(), tolerance.to_string())];
-        world.run::<SweepCoarseFine>(&Goal::Decode);
+        world.run::<SweepAdaptive>(&Goal::Decode);
         let crossing = true_crossing(&truth, dp, &world.job);
         let found = world.history.measurements.rows().filter(|m| m.itl_ms.unwrap().target <= 20.0).map(|m| m.concurrency).max();
         if crossing > 0 {
