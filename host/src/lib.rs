@@ -15,6 +15,7 @@ pub mod load;
 pub mod output;
 pub mod phases;
 pub mod plugin;
+pub mod process;
 pub mod render;
 pub mod replay;
 pub mod run;

@@ -5,6 +5,7 @@
 pub mod chromium;
 pub mod fixtures;
 pub mod guests;
+pub mod kills;
 pub mod kubernetes;
 pub mod nvidia;
 pub mod openai;
@@ -45,7 +46,8 @@ pub fn sla_profiler<I: IntoIterator<Item = S>, S: AsRef<std::ffi::OsStr>>(args: 
         .env("XDG_CACHE_HOME", cache())
         // Nothing that whoever runs the tests has added or trusts.
         .env("XDG_DATA_HOME", cache().join("data"))
-        .env("XDG_CONFIG_HOME", cache().join("config"));
+        .env("XDG_CONFIG_HOME", cache().join("config"))
+        .env("XDG_STATE_HOME", cache().join("state"));
     command
 }
 

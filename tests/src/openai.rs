@@ -92,6 +92,8 @@ pub struct Behaviour {
     pub api_key: Option<String>,
     /// Fields that are answered with 400.
     pub refuses: Vec<&'static str>,
+    /// Longer prompts than so many words are answered with 500.
+    pub longest_prompt: usize,
     /// Tokens that it adds to each prompt.
     pub added_tokens: u32,
     /// Tokens for each word: above 1, its tokenizer is not the client's.
@@ -128,6 +130,7 @@ impl Default for Behaviour {
             fault_after: 0,
             api_key: None,
             refuses: Vec::new(),
+            longest_prompt: usize::MAX,
             added_tokens: 3,
             tokens_per_word: 1,
             usage: true,
@@ -507,6 +510,9 @@ async fn complete<Io: AsyncWrite + Unpin>(
     let is_chat = request.path.ends_with("/chat/completions");
     let prompt = if is_chat { &body["messages"][0]["content"] } else { &body["prompt"] }.as_str().unwrap_or_default();
     let words = u32::try_from(prompt.split_whitespace().count()).unwrap_or(u32::MAX);
+    if words as usize > behaviour.longest_prompt {
+        return respond(io, 500, "application/json", &error("EngineCore encountered an issue")).await;
+    }
     let isl = words * behaviour.tokens_per_word + behaviour.added_tokens;
     let osl = u32::try_from(body["max_tokens"].as_u64().unwrap_or(16)).unwrap_or(16);
     let mut hasher = DefaultHasher::new();

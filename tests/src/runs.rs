@@ -50,11 +50,12 @@ pub fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-/// What a run found, without what tells when it happened: the journal, the log, the status, and the engines' logs.
+/// What a run found, without what tells how and when it happened: the command, the journal, the log, the
+/// status, and the engines' logs.
 pub fn findings(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = files(folder);
     files.retain(|name, _| {
-        !["journal.jsonl", "profile_sla.log", "profiler_status.yaml"].contains(&name.as_str())
+        !["command.json", "journal.jsonl", "profile_sla.log", "profiler_status.yaml"].contains(&name.as_str())
             && !name.ends_with("engine.log")
     });
     files

@@ -32,7 +32,7 @@ fn budgets_are_never_exceeded_and_a_larger_one_goes_on() {
     expect(exit_code::OK, profile(QUICKSTART, &undisturbed, FLAGS));
     let (whole_hours, whole_minutes) = used(&undisturbed);
     let (mut answers, mut none) = (0, 0);
-    for percent in [3, 15, 30, 45, 60, 75, 90] {
+    for percent in [3, 40, 90] {
         let part = f64::from(percent) / 100.0;
         for limit in ["--max-gpu-hours", "--max-wall", "--max-cost"] {
             let out = dir.path().join(format!("{percent}{limit}"));
@@ -64,7 +64,7 @@ fn budgets_are_never_exceeded_and_a_larger_one_goes_on() {
                 }
                 other => panic!("{other}: {}{}", said.out, said.err),
             }
-            if percent == 45 {
+            if percent == 40 && limit == "--max-gpu-hours" {
                 expect(
                     exit_code::OK,
                     profile(QUICKSTART, &out, &[FLAGS, &["--resume", "--max-gpu-hours", "9"]].concat()),

@@ -319,6 +319,90 @@ fn a_killed_profiler_leaves_no_engine_behind_and_resume_goes_on() {
     run.expect(exit_code::OK, &["--resume"]);
 }
 
+/// Records of owners, where nobody else's are.
+fn with_records(run: &Run, command: &mut Command) -> PathBuf {
+    let state = run.dir.path().join("state");
+    command.env("XDG_STATE_HOME", &state);
+    state.join("sla-profiler/owners")
+}
+
+fn gc(run: &Run, flags: &[&str]) -> Said {
+    let mut command = sla_profiler(["gc"]);
+    command.args(flags);
+    with_records(run, &mut command);
+    expect(exit_code::OK, command)
+}
+
+/// Kills the profiler and its supervisors at once, so that nobody ends the engines; gives what is left of them.
+fn killed_with_its_supervisors(run: &Run) -> (PathBuf, Vec<u32>) {
+    let mut command = run.command(&[]);
+    let records = with_records(run, &mut command);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    run.mark.until("a point is measured", || !run.events("measured").is_empty());
+    assert_eq!(std::fs::read_dir(&records).unwrap().count(), 1, "whose they are was put down before");
+    let cmdline = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let supervisors: Vec<u32> =
+        alive(run.mark.name()).into_iter().filter(|pid| cmdline(pid).contains("__supervise\0run")).collect();
+    assert!(!supervisors.is_empty());
+    let mut words = vec!["-KILL".to_owned(), child.id().to_string()];
+    words.extend(supervisors.iter().map(u32::to_string));
+    assert!(Command::new("kill").args(words).status().unwrap().success());
+    assert_eq!(said(child.wait_with_output().unwrap()).code, -1);
+    run.mark.until("its supervisors are gone", || alive(run.mark.name()).iter().all(|pid| !supervisors.contains(pid)));
+    (records, alive(run.mark.name()))
+}
+
+#[test]
+fn what_is_left_of_a_run_that_was_killed_with_its_supervisors_is_found_by_gc_and_ended() {
+    let run = stubborn();
+    let (records, left) = killed_with_its_supervisors(&run);
+    // The engine's child in a session of its own, which no parent and no group leads to.
+    assert!(!left.is_empty(), "else there is nothing to clean up, and this tests nothing");
+    // Of the same name and the same user, and nobody's.
+    let mark = Marked::new();
+    let stranger = running(&mark, "Qwen/Qwen3-0.6B", &["--stubborn"]);
+
+    let said = gc(&run, &["--dry-run"]);
+    assert!(said.out.contains("would be ended") && said.out.contains(run.out().to_str().unwrap()), "{}", said.out);
+    assert!(!alive(run.mark.name()).is_empty(), "it only looks");
+    let said = gc(&run, &[]);
+    assert!(said.out.contains(": ended"), "{}", said.out);
+    run.mark.nothing_is_left();
+    assert_eq!(std::fs::read_dir(&records).unwrap().count(), 0);
+    assert!(gc(&run, &[]).out.contains("nothing is left"));
+    assert!(alive(mark.name()).contains(&stranger.child.id()), "somebody else's");
+}
+
+#[test]
+fn the_next_start_ends_what_a_killed_run_has_left_and_goes_on() {
+    let run = stubborn();
+    let (records, left) = killed_with_its_supervisors(&run);
+    assert!(!left.is_empty());
+    let mut command = run.command(&["--resume"]);
+    with_records(&run, &mut command);
+    let said = expect(exit_code::OK, command);
+    assert!(said.err.contains("is gone and has left"), "{}", said.err);
+    run.mark.nothing_is_left();
+    assert_eq!(std::fs::read_dir(&records).unwrap().count(), 0, "a normal end leaves no record");
+}
+
+#[test]
+fn gc_leaves_a_run_that_lives_alone() {
+    let run = stubborn();
+    let mut command = run.command(&[]);
+    let records = with_records(&run, &mut command);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    run.mark.until("a point is measured", || !run.events("measured").is_empty());
+    let before = alive(run.mark.name()).len();
+    assert!(gc(&run, &[]).out.contains("nothing is left"));
+    assert!(alive(run.mark.name()).len() >= before.min(3) && std::fs::read_dir(&records).unwrap().count() == 1);
+    signal(&child, "-TERM");
+    let said = said(child.wait_with_output().unwrap());
+    assert_eq!(said.code, i32::from(exit_code::INTERRUPTED), "{}", said.err);
+    run.mark.nothing_is_left();
+    assert_eq!(std::fs::read_dir(&records).unwrap().count(), 0);
+}
+
 #[test]
 fn templates_that_make_no_sense_are_refused_before_anything_starts() {
     let cases = [

@@ -1,5 +1,6 @@
 //! `--cluster`: where engines run, and everything that is needed before the first of them can be asked.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::drop_in;
+use super::gc;
 use super::kubernetes::{Connection, KubernetesArgs};
 use crate::backends;
 use crate::domain::search_space::{self, SearchSpace};
@@ -22,6 +24,8 @@ use crate::load::aiperf::Aiperf;
 use crate::load::builtin::{self, Builtin};
 use crate::load::{ApiKey, Endpoint, LoadGenerator};
 use crate::output::error::AppError;
+use crate::process::leftovers;
+use crate::process::owner::Owner;
 use crate::run::RunDir;
 use crate::spec::{EngineFlags, LoadClients, LoadKind, LocalSpec, RunSpec};
 
@@ -201,7 +205,7 @@ impl ClusterArgs {
     ///
     /// # Errors
     /// What is missing: the tokenizer, `aiperf`, the key's file, …
-    pub fn equipment(&self, spec: &RunSpec) -> Result<Equipment, AppError> {
+    pub fn equipment(&self, spec: &RunSpec, run: &Path) -> Result<Equipment, AppError> {
         let engines = &spec.engines;
         let defaults = Settings::default();
         if engines.load_clients.is_some_and(|clients| clients != LoadClients::Exactly(1)) {
@@ -253,8 +257,24 @@ impl ClusterArgs {
                 served.clone().unwrap_or_else(|| spec.job.model.name.clone()),
             )
         };
-        let generator = generator(spec, &endpoint, &options)?;
-        Ok(Equipment { settings, generator, endpoint, http: Client::new(options), names_its_model: served.is_some() })
+        let owner = self.owner(spec, run)?;
+        let generator = generator(spec, &endpoint, &options, owner.as_ref())?;
+        let http = Client::new(options);
+        Ok(Equipment { settings, generator, endpoint, http, names_its_model: served.is_some(), owner })
+    }
+
+    /// Whose the processes are that this run starts, if it starts any: put down before the first of them. What earlier
+    /// programs have left is ended here, so that it is in nobody's way.
+    fn owner(&self, spec: &RunSpec, run: &Path) -> Result<Option<Arc<Owner>>, AppError> {
+        if self.cluster != ClusterKind::Local && spec.engines.load != Some(LoadKind::Aiperf) {
+            return Ok(None);
+        }
+        let folder = gc::records();
+        gc::warn_of(&leftovers::clean_up(&folder, false));
+        Owner::begin(&folder, run).map(Some).map_err(|error| {
+            let message = format!("cannot put down in {} what is about to be started: {error}", folder.display());
+            setup(message, "XDG_STATE_HOME names a folder that can be written to")
+        })
     }
 
     /// The cluster.
@@ -270,7 +290,7 @@ impl ClusterArgs {
         connection: Option<&Connection>,
     ) -> Result<Arc<dyn Cluster>, AppError> {
         let Some(equipment) = equipment else { return Ok(self.estimate(spec)) };
-        let Equipment { settings, generator, mut endpoint, http, names_its_model } = equipment;
+        let Equipment { settings, generator, mut endpoint, http, names_its_model, owner } = equipment;
         if self.cluster == ClusterKind::Endpoint && !names_its_model {
             let listed = models(&http, &endpoint).await?;
             endpoint.model = pick(listed, &endpoint.model, &endpoint.url)?;
@@ -307,7 +327,8 @@ impl ClusterArgs {
                 Some(local) => local.clone(),
                 None => LocalSpec::bundled(spec.job.backend.as_str())?,
             };
-            return Ok(Arc::new(LocalCluster::new(bench, local, endpoint, devices(spec), estimate, dir.clone())));
+            let devices = devices(spec);
+            return Ok(Arc::new(LocalCluster::new(bench, local, endpoint, devices, estimate, dir.clone(), owner)));
         }
         let gpus = estimate.gpus();
         let metrics_urls = std::iter::once(endpoint.url.clone())
@@ -337,6 +358,7 @@ pub struct Equipment {
     endpoint: Endpoint,
     http: Client,
     names_its_model: bool,
+    owner: Option<Arc<Owner>>,
 }
 
 fn devices(spec: &RunSpec) -> Vec<String> {
@@ -345,7 +367,12 @@ fn devices(spec: &RunSpec) -> Vec<String> {
     local::devices(&spec.job, &local, visible.as_deref())
 }
 
-fn generator(spec: &RunSpec, endpoint: &Endpoint, options: &Options) -> Result<Arc<dyn LoadGenerator>, AppError> {
+fn generator(
+    spec: &RunSpec,
+    endpoint: &Endpoint,
+    options: &Options,
+    owner: Option<&Arc<Owner>>,
+) -> Result<Arc<dyn LoadGenerator>, AppError> {
     if let Some(path) = &endpoint.tokenizer {
         let file = if path.is_dir() { path.join("tokenizer.json") } else { path.clone() };
         if !file.is_file() {
@@ -360,7 +387,7 @@ fn generator(spec: &RunSpec, endpoint: &Endpoint, options: &Options) -> Result<A
         LoadKind::Aiperf => {
             let aiperf =
                 Aiperf::find().map_err(|error| setup(error.to_string(), "--load builtin needs nothing else"))?;
-            Ok(Arc::new(aiperf.trusting(options.ca_file.clone())))
+            Ok(Arc::new(aiperf.trusting(options.ca_file.clone()).owned_by(owner.cloned())))
         }
     }
 }

@@ -16,6 +16,9 @@ pub struct InputArgs {
     /// DGDR or its spec as Dynamo's operator passes it: JSON text, or a path
     #[arg(long, visible_alias = "profile-config", value_name = "JSON|FILE", conflicts_with = "file")]
     pub config: Option<String>,
+    /// What standard input said to the run that goes on.
+    #[arg(skip)]
+    pub standard_input: Option<String>,
 }
 
 impl InputArgs {
@@ -35,6 +38,9 @@ impl InputArgs {
 
     /// The source. Without one, an empty spec: the flags alone may make a job.
     pub fn source(&self) -> Source {
+        if let Some(text) = &self.standard_input {
+            return Source::Read(text.clone());
+        }
         match self.file.as_ref().or(self.config.as_ref()) {
             Some(arg) => Source::from_arg(arg),
             None => Source::Inline("{}".to_owned()),

@@ -7,13 +7,17 @@ pub mod controller;
 pub mod doctor;
 pub mod drop_in;
 pub mod explain;
+pub mod gc;
 pub mod kubernetes;
 mod load_client;
 pub mod plan;
 pub mod plugin;
+mod preflight;
 pub mod profile;
 pub mod replay;
 pub mod report;
+pub mod resume;
+mod reuse;
 pub mod watch;
 
 use std::io::Write as _;
@@ -22,13 +26,13 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::engine::kubernetes::load;
-use crate::engine::local::supervise;
 use crate::output::error::AppError;
 use crate::output::exit_code;
 use crate::output::logging::{self, LogFile};
 use crate::output::printer::{Color, Format, Printer};
 use crate::output::progress::Terminal;
 use crate::plugin::compile::child;
+use crate::process::supervise;
 
 /// Finds the prefill and decode configuration that meets an SLA at the least cost, by measuring.
 #[derive(Debug, Parser)]
@@ -68,6 +72,10 @@ enum Command {
     Profile(Box<profile::Args>),
     /// Say what a run would cost, as a range, before anything is created: launches, points, GPU-hours, time, money
     Plan(Box<plan::Args>),
+    /// Go on with a run that was interrupted, by the command that started it
+    Resume(resume::Args),
+    /// Remove what killed runs have left
+    Gc(gc::Args),
     /// Ask a recorded run again, with another policy or another SLA; measures nothing
     Replay(Box<replay::Args>),
     /// Say why a recorded run came out as it did, and which SLA would make another candidate win
@@ -111,6 +119,7 @@ pub fn main() -> ExitCode {
         _ => {}
     }
     child::this_program_compiles();
+    supervise::this_program_supervises();
     let cli = match Cli::try_parse_from(drop_in::arguments(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
@@ -139,6 +148,8 @@ fn run(command: Command, session: &Session) -> Result<u8, AppError> {
     match command {
         Command::Profile(args) => args.run(session),
         Command::Plan(args) => args.run(session),
+        Command::Resume(args) => args.run(session),
+        Command::Gc(args) => args.run(session),
         Command::Replay(args) => args.run(session),
         Command::Explain(args) => args.run(session),
         Command::Report(args) => args.run(session),

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use sha2::{Digest as _, Sha256};
 use tracing::subscriber::NoSubscriber;
 
@@ -13,6 +14,7 @@ use super::cluster::{ClusterArgs, ClusterKind};
 use super::config::InputArgs;
 use super::drop_in;
 use super::kubernetes::Connection;
+use super::reuse;
 use super::watch::{WatchArgs, Watching};
 use crate::domain::search_space::{self, Cause, SearchSpace};
 use crate::domain::{Candidate, Choice, Role};
@@ -33,9 +35,12 @@ use crate::plugin::{HostOptions, PluginError, PluginHost, default_choice};
 use crate::render::result::ResultFile;
 use crate::run::event::{JOURNAL_FORMAT, RecordedChoice, RunStarted};
 use crate::run::forecast::Forecast;
+use crate::run::reuse::{Earlier, Identity};
 use crate::run::status::{self, StatusWriter};
 use crate::run::timeline::{LOG, Timeline};
-use crate::run::{Durability, Event, Existing, Journal, JournalError, Observer, Record, Recorder, RunDir, journal};
+use crate::run::{
+    Durability, Event, Existing, Journal, JournalError, Observer, Record, Recorder, RunDir, command, journal,
+};
 use crate::scheduler::Scheduler;
 use crate::scheduler::budget::Budget;
 use crate::spec::{self, BudgetSpec, Flags, PluginChoice, PluginSource, Plugins, RunSpec};
@@ -54,6 +59,9 @@ pub struct Args {
     /// Go on with the run that is in the output directory; what was measured is not measured again
     #[arg(long)]
     resume: bool,
+    /// Take over what an earlier run measured with the same engine, image, flags and GPU; may be repeated
+    #[arg(long, value_name = "RUN", conflicts_with = "dry_run")]
+    reuse: Vec<PathBuf>,
     /// Print what would be launched and measured, with time and GPU-hours; create nothing
     #[arg(long, conflicts_with_all = ["force", "resume"])]
     dry_run: bool,
@@ -71,8 +79,8 @@ pub struct Args {
 impl Args {
     /// A dry run.
     pub fn dry(input: InputArgs, cluster: ClusterArgs, flags: Flags, json: bool) -> Self {
-        let (out, watch) = (PathBuf::new(), WatchArgs::default());
-        Self { input, out, force: false, resume: false, dry_run: true, cluster, watch, flags, json }
+        let (out, watch, reuse) = (PathBuf::new(), WatchArgs::default(), Vec::new());
+        Self { input, out, force: false, resume: false, reuse, dry_run: true, cluster, watch, flags, json }
     }
 
     /// Runs it and says with which code to exit.
@@ -98,9 +106,32 @@ impl Args {
         result
     }
 
+    /// The same run, gone on with in that directory.
+    pub(super) fn going_on(mut self, out: PathBuf, standard_input: Option<String>) -> Self {
+        (self.out, self.force, self.resume, self.dry_run) = (out, false, true, false);
+        self.input.standard_input = standard_input;
+        self
+    }
+
     /// With `--dgdr` the request is ours altogether, also in a Job.
     fn in_the_place_of_dynamos(&self) -> bool {
         drop_in::is_on() && self.cluster.kubernetes.dgdr.is_none()
+    }
+
+    /// So that `resume` can go on.
+    fn remember(&self, source: &spec::Source, dir: &RunDir) -> Result<(), AppError> {
+        let input = match source {
+            spec::Source::Read(text) => Some(text.clone()),
+            _ => None,
+        };
+        let arguments = drop_in::arguments(std::env::args_os());
+        match command::Command::of_this_process(arguments, input) {
+            Some(command) => Ok(command.write(dir)?),
+            None => {
+                tracing::warn!("the command is not kept, since a word of it is not UTF-8; `resume` needs it");
+                Ok(())
+            }
+        }
     }
 
     fn run_here(mut self, session: &Session) -> Result<u8, AppError> {
@@ -115,6 +146,7 @@ impl Args {
         {
             self.flags.model = Some(runtime.block_on(self.cluster.only_model(&self.flags.engines))?);
         }
+        let source = self.input.source().kept()?;
         let mut connection = match (&real, self.cluster.cluster) {
             (Some(runtime), ClusterKind::Kubernetes) => {
                 Some(runtime.block_on(self.cluster.kubernetes.connect(&self.flags))?)
@@ -122,8 +154,8 @@ impl Args {
             _ => None,
         };
         let resolved = match (&real, &mut connection) {
-            (Some(runtime), Some(connection)) => runtime.block_on(connection.load(self.input.source(), &self.flags))?,
-            _ => spec::load(&self.input.source(), &self.flags)?,
+            (Some(runtime), Some(connection)) => runtime.block_on(connection.load(source.clone(), &self.flags))?,
+            _ => spec::load(&source, &self.flags)?,
         };
         resolved.warnings.iter().for_each(|warning| printer.note(&format!("note: {warning}")));
         let mut spec = resolved.spec;
@@ -139,11 +171,19 @@ impl Args {
         let mut policies = load_policies(&host, &spec)?;
         let plugins = policies.identities();
         let spec_sha256 = fingerprint(&spec, &plugins, &self.cluster)?;
+        let identity = reuse::identity(&spec, &self.cluster, &space)?;
+        let (earlier, notes) = reuse::earlier(&self.reuse, &spec, &identity, &space)?;
+        notes.iter().for_each(|note| printer.note(&format!("note: {note}")));
         // Whatever is missing is found out before anything of an earlier run is replaced.
         let equipment = match self.dry_run {
-            false if real.is_some() => Some(self.cluster.equipment(&spec)?),
+            false if real.is_some() => Some(self.cluster.equipment(&spec, &self.out)?),
             _ => None,
         };
+        if let (Some(runtime), Some(connection), false) = (&real, &connection, self.dry_run) {
+            let reach = self.cluster.kubernetes.reach.as_ref();
+            let notes = runtime.block_on(connection.preflight(&spec, &space, reach))?;
+            notes.iter().for_each(|note| printer.note(&format!("note: {note}")));
+        }
         let watching = if self.dry_run { Watching::default() } else { self.watch.start(printer)? };
         let run_dir = if self.dry_run {
             None
@@ -181,6 +221,9 @@ impl Args {
             drop(journal);
             (journal, past) = Journal::open(&RunDir::open(&self.out, Existing::Replace)?, durability)?;
         }
+        if past.is_empty() {
+            self.remember(&source, &dir)?;
+        }
         // The prediction calls the user's plugins; where they fail, the run itself deals with it and says so.
         let predicting = simulated_runtime()?;
         let prediction = tracing::subscriber::with_default(NoSubscriber::new(), || predicting.block_on(predict)).ok();
@@ -203,6 +246,8 @@ impl Args {
             cluster: cluster?,
             dir: &dir,
             spec_sha256,
+            identity,
+            earlier,
             stop,
             connection: connection.as_ref(),
         };
@@ -375,6 +420,8 @@ struct Run<'a> {
     cluster: Arc<dyn Cluster>,
     dir: &'a RunDir,
     spec_sha256: String,
+    identity: Identity,
+    earlier: Earlier,
     stop: Stop,
     connection: Option<&'a Connection>,
 }
@@ -441,7 +488,8 @@ impl Run<'_> {
             )));
         }
         let recorder = Recorder::new(Some(journal), &past, observers);
-        let measurements = past.iter().filter(|record| matches!(record.event, Event::Measured { .. })).count();
+        let measurements =
+            past.iter().filter(|record| matches!(record.event, Event::Measured { .. } | Event::Reused { .. })).count();
         recorder.record(Event::RunStarted(Box::new(RunStarted {
             format: JOURNAL_FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -453,8 +501,10 @@ impl Run<'_> {
             plugin_choices: recorded_choices(&self.spec.plugins),
             simulation: (self.cluster.kind() == "simulated").then(|| self.spec.simulation.clone()),
             deployment: Some(self.spec.deployment.clone()),
+            identity: self.identity.clone(),
             spec_sha256: self.spec_sha256.clone(),
         })))?;
+        recorder.reusing(self.earlier.clone());
         if !past.is_empty() {
             recorder.record(Event::Resumed { measurements })?;
         }
@@ -490,7 +540,7 @@ impl Run<'_> {
             biased;
             Ok(()) = aborted => Err(RunError::Interrupted),
             () = budget.used_up(|| recorder.now_s()) => Err(RunError::Interrupted),
-            found = running => found,
+            found = released_on_panic(self.cluster.as_ref(), running) => found,
         };
         self.cluster.clean_up().await;
         interrupts.abort();
@@ -540,6 +590,17 @@ impl Run<'_> {
     }
 }
 
+/// A panic is a bug of ours, and must leave no engine behind all the same. It goes on afterwards.
+async fn released_on_panic<T>(cluster: &dyn Cluster, work: impl Future<Output = T>) -> T {
+    match std::panic::AssertUnwindSafe(work).catch_unwind().await {
+        Ok(done) => done,
+        Err(panic) => {
+            cluster.clean_up().await;
+            std::panic::resume_unwind(panic)
+        }
+    }
+}
+
 /// A measurement that is under way when SIGTERM comes may go on so long: Kubernetes kills the process 30 s after it.
 const LAST_MEASUREMENT: Duration = Duration::from_secs(5);
 
@@ -583,4 +644,55 @@ async fn watch_interrupts(
         _ = terminate.recv() => {}
     }
     std::process::exit(exit_code::INTERRUPTED.into());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::domain::{Failure, Probe};
+    use crate::engine::{ApplyError, ApplyRequest, Deployment, Engine, Launch};
+
+    /// A cluster that counts how often it was cleaned up; nothing is launched on it.
+    #[derive(Default)]
+    struct Counting(AtomicU32);
+
+    #[async_trait]
+    impl Cluster for Counting {
+        fn kind(&self) -> &'static str {
+            "counting"
+        }
+        fn gpus(&self) -> u32 {
+            0
+        }
+        fn expected_launch(&self, _: &Launch) -> Duration {
+            Duration::ZERO
+        }
+        fn expected_measure(&self, _: &Launch, _: &Probe) -> Duration {
+            Duration::ZERO
+        }
+        async fn launch(&self, _: &Launch) -> Result<Box<dyn Engine>, Failure> {
+            unreachable!("nothing is launched")
+        }
+        async fn apply(&self, _: &ApplyRequest) -> Result<Box<dyn Deployment>, ApplyError> {
+            unreachable!("nothing is applied")
+        }
+        async fn clean_up(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_the_middle_of_a_run_cleans_up_and_goes_on() {
+        let cluster = Counting::default();
+        assert_eq!(released_on_panic(&cluster, async { 7 }).await, 7);
+        assert_eq!(cluster.0.load(Ordering::Relaxed), 0);
+        let work = released_on_panic(&cluster, async { panic!("a bug") });
+        let outcome: Result<(), _> = std::panic::AssertUnwindSafe(work).catch_unwind().await;
+        assert!(outcome.is_err());
+        assert_eq!(cluster.0.load(Ordering::Relaxed), 1);
+    }
 }

@@ -8,6 +8,7 @@
 //!              |-- output      results as ConfigMaps
 //!              |-- nodes       GPUs, from node labels
 //!              |-- jobs        created, deleted, found again
+//!              |-- preflight   what a run will lack, all at once
 //!              '-- controller  works off requests, a Job each
 //! ```
 //!
@@ -26,6 +27,7 @@ pub mod jobs;
 pub mod nodes;
 pub mod output;
 pub mod owner;
+pub mod preflight;
 pub mod resources;
 pub mod status;
 

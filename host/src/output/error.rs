@@ -7,6 +7,8 @@ use crate::cli::plugin::PluginCommandError;
 use crate::phases::RunError;
 use crate::plugin::PluginError;
 use crate::replay::{DecideError, RecordingError, SweepError};
+use crate::run::command::CommandError;
+use crate::run::reuse::ReuseError;
 use crate::run::{DirError, JournalError};
 use crate::spec::{ErrorKind, SpecError};
 
@@ -39,6 +41,12 @@ pub enum AppError {
     /// A recorded run.
     #[error(transparent)]
     Recording(#[from] RecordingError),
+    /// How a run was started.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// A run whose results were to be reused.
+    #[error(transparent)]
+    Reuse(#[from] ReuseError),
     /// The run.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -121,7 +129,8 @@ impl AppError {
                 _ => code::PLUGIN_LOAD,
             },
             AppError::PluginCommand(PluginCommandError::Conformance(_)) => code::INPUT,
-            AppError::Dir(_) | AppError::Journal(_) => code::OUTPUT,
+            AppError::Dir(_) | AppError::Journal(_) | AppError::Command(_) => code::OUTPUT,
+            AppError::Reuse(_) => code::INPUT,
             AppError::Recording(error) | AppError::PluginCommand(PluginCommandError::Recording(error)) => match error {
                 RecordingError::Statistic { .. } => code::INPUT,
                 RecordingError::PluginGone { .. } => code::PLUGIN_LOAD,
@@ -157,6 +166,10 @@ impl AppError {
             AppError::Dir(error) | AppError::Run(RunError::Dir(error)) => error.hint(),
             AppError::Journal(error) | AppError::Run(RunError::Journal(error)) => error.hint(),
             AppError::Recording(error) => error.hint(),
+            AppError::Command(_) => {
+                Some("`sla-profiler profile … --resume`, with the flags that started it, goes on".to_owned())
+            }
+            AppError::Reuse(_) => Some("leave --reuse out: then everything is measured".to_owned()),
             AppError::Run(RunError::BadDecision { .. }) => {
                 Some("without --strict-plugins the bundled plugin of that kind stands in".to_owned())
             }

@@ -114,7 +114,9 @@ pub fn result(printer: &Printer, result: &ResultFile, dir: &Path, took: &Took) -
         push_line(&mut text, "  ! Infeasible: nothing that was measured meets the SLA; this is the least bad answer.");
     }
     push_line(&mut text, &format!("\nFiles in {}", dir.display()));
-    for (name, what) in FILES {
+    // A run that ended early has not written all of them.
+    let is_there = |name: &str| result.incomplete.is_none() || name.contains('*') || dir.join(name).exists();
+    for (name, what) in FILES.iter().filter(|(name, _)| is_there(name)) {
         push_line(&mut text, &format!("  {name:<32} {what}"));
     }
     let effort = format!(
@@ -237,7 +239,7 @@ pub fn dry_run(printer: &Printer, job: &Job, space: &SearchSpace, estimate: &Est
         ),
     );
     let money =
-        low.cost.zip(high.cost).map_or_else(String::new, |(low, high)| format!(", {low:.2} to {high:.2} in money"));
+        low.cost.zip(high.cost).map_or_else(String::new, |(low, high)| format!(", a cost of {low:.2} to {high:.2}"));
     let range = format!(
         "Range: {} to {}, {:.2} to {:.2} GPU-hours{money}; {} to {} launches, {} to {} points.",
         duration(low.wall_s),

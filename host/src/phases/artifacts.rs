@@ -108,9 +108,11 @@ impl Artifacts {
     fn measurements(&self, context: &Context<'_>) -> Result<(), RunError> {
         let history = context.recorder.history();
         let phases = context.recorder.phases();
-        let rows = history.measurements.iter().zip(&phases).filter_map(|(measurement, phase)| {
+        let taken_over = context.recorder.taken_over();
+        let rows = history.measurements.iter().zip(&phases).enumerate().filter_map(|(index, (measurement, phase))| {
             let candidate = context.space.candidates.get(measurement.candidate as usize)?;
-            Some((phase, Row { phase: phase.title(), candidate, measurement }))
+            let from = taken_over.iter().find(|(of, _)| *of == index).map(|(_, run)| run.as_str());
+            Some((phase, Row { phase: phase.title(), candidate, measurement, reused_from: from }))
         });
         // By what they are, not by when they came: the same run gives the same file, however it was packed or resumed.
         let mut rows: Vec<_> = rows.collect();

@@ -65,10 +65,13 @@ fn not_looked_at(context: &Context<'_>, history: &History) -> Vec<String> {
     let candidates = (0_u32..).zip(&context.space.candidates).filter(|(id, _)| !seen(*id));
     let mut names: Vec<String> = candidates.map(|(_, candidate)| Candidate::name(candidate)).collect();
     let phases = context.recorder.phases();
-    for phase in [Phase::PrefillInterpolation, Phase::DecodeInterpolation] {
-        if !phases.contains(&phase) {
-            names.push(format!("{} (curves beyond what the sweeps measured)", phase.title()));
-        }
+    let curves = [Phase::PrefillInterpolation, Phase::DecodeInterpolation];
+    let begun = curves.into_iter().filter(|phase| phases.contains(phase)).count();
+    if begun == curves.len() {
+        names.push("the rest of the curves".to_owned());
+    }
+    for phase in curves.into_iter().filter(|phase| !phases.contains(phase)) {
+        names.push(format!("{} (curves beyond what the sweeps measured)", phase.title()));
     }
     names
 }

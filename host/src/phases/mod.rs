@@ -246,6 +246,7 @@ fn result(context: &Context<'_>, outcome: &Outcome) -> Result<Box<ResultFile>, R
             not_applied: outcome.not_applied.as_deref(),
             degraded: outcome.degraded,
             incomplete: outcome.incomplete.as_ref(),
+            taken_over: &context.recorder.taken_over(),
         },
     );
     // Choices come from the search space, so that this does not happen; and if it did, a file without them would lie.

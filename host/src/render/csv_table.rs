@@ -13,6 +13,8 @@ pub struct Row<'a> {
     pub candidate: &'a Candidate,
     /// What.
     pub measurement: &'a Measurement,
+    /// The earlier run from which it was taken over, if it was.
+    pub reused_from: Option<&'a str>,
 }
 
 /// The table cannot be written.
@@ -20,7 +22,7 @@ pub struct Row<'a> {
 #[error("cannot write measurements.csv: {0}")]
 pub struct CsvError(String);
 
-const COLUMNS: [&str; 34] = [
+const COLUMNS: [&str; 35] = [
     "phase",
     "candidate",
     "role",
@@ -55,6 +57,7 @@ const COLUMNS: [&str; 34] = [
     "pp",
     "attention_dp",
     "moe_ep",
+    "reused_from",
 ];
 
 /// The table with a heading. What was not measured is an empty cell.
@@ -98,6 +101,7 @@ fn record(row: &Row<'_>) -> Vec<String> {
     cells.extend(figures.map(figure));
     let map = c.mapping;
     cells.extend([map.tp, map.pp, map.attention_dp, map.moe_ep].map(|n| n.to_string()));
+    cells.push(row.reused_from.unwrap_or_default().to_owned());
     cells
 }
 
@@ -135,7 +139,7 @@ mod tests {
             kv_usage_nominal: 0.6,
             duration_s: 12.0,
         };
-        let row = Row { phase: "decode, sweep", candidate: &candidate, measurement: &measurement };
+        let row = Row { phase: "decode, sweep", candidate: &candidate, measurement: &measurement, reused_from: None };
         let text = measurements([row]).unwrap();
         let mut reader = csv::Reader::from_reader(text.as_bytes());
         assert_eq!(reader.headers().unwrap().len(), COLUMNS.len());

@@ -89,6 +89,45 @@ pub struct ResultFile {
     pub notes: Vec<String>,
     /// What measuring took, on the cluster's clock.
     pub cost: Cost,
+    /// Points that were not measured but taken over from an earlier run (`--reuse`); not part of the cost.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reused: Vec<ReusedPoint>,
+}
+
+/// A point that was taken over.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct ReusedPoint {
+    /// Index in `candidates`.
+    pub candidate: CandidateId,
+    /// Input length in tokens.
+    pub isl: u32,
+    /// Output length in tokens.
+    pub osl: u32,
+    /// Requests in flight.
+    pub concurrency: u32,
+    /// The earlier run's directory.
+    pub run: String,
+}
+
+/// Points that were taken over, and the history without them.
+fn taken_over(history: &History, indices: &[(usize, String)]) -> (Vec<ReusedPoint>, History) {
+    let (mut reused, mut own) = (Vec::new(), History::default());
+    for (index, m) in history.measurements.iter().enumerate() {
+        match indices.iter().find(|(of, _)| *of == index) {
+            Some((_, run)) => {
+                let (candidate, isl, osl, concurrency) = m.point();
+                reused.push(ReusedPoint { candidate, isl, osl, concurrency, run: run.clone() });
+            }
+            None => own.measurements.push(m.clone()),
+        }
+    }
+    // An engine of which every point was taken over was not launched.
+    let launched = |f: &&EngineFacts| {
+        own.measurements_of(f.candidate).next().is_some() || history.measurements_of(f.candidate).next().is_none()
+    };
+    own.facts = history.facts.iter().filter(launched).cloned().collect();
+    reused.sort();
+    (reused, own)
 }
 
 /// The winners.
@@ -250,6 +289,8 @@ pub struct Findings<'a> {
     pub degraded: bool,
     /// Why it is only the best answer so far.
     pub incomplete: Option<&'a Incomplete>,
+    /// Which measurements of the history were taken over, by index, and from which run.
+    pub taken_over: &'a [(usize, String)],
 }
 
 /// Puts the answer together; `None` if the outcome names a candidate that does not exist.
@@ -261,7 +302,8 @@ pub fn result_file(
     history: &History,
     findings: Findings<'_>,
 ) -> Option<ResultFile> {
-    let Findings { chosen, plan, check, not_applied, degraded, incomplete } = findings;
+    let Findings { chosen, plan, check, not_applied, degraded, incomplete, taken_over: indices } = findings;
+    let (reused, own) = taken_over(history, indices);
     let selection = &chosen.selection;
     let selected = |role| selected(job, space, history, role, chosen);
     Some(ResultFile {
@@ -280,6 +322,7 @@ pub fn result_file(
         candidates: rows(job, &space.candidates, history, selection),
         rejected: space.rejected.clone(),
         notes: selection.notes.clone(),
-        cost: Cost::of(history, &space.candidates),
+        cost: Cost::of(&own, &space.candidates),
+        reused,
     })
 }

@@ -117,6 +117,11 @@ impl Recording {
         let unreadable = |path: &Path, source| RecordingError::Unreadable { path: path.to_owned(), source };
         let dir = Dir::open_ambient_dir(path, ambient_authority()).map_err(|error| unreadable(path, error))?;
         let journal = path.join(JOURNAL);
+        // A pipe or a device would be read for ever.
+        let metadata = dir.metadata(JOURNAL).map_err(|error| unreadable(&journal, error))?;
+        if !metadata.is_file() {
+            return Err(unreadable(&journal, io::Error::other("it is no file")));
+        }
         let bytes = dir.read(JOURNAL).map_err(|error| unreadable(&journal, error))?;
         Self::parse(path, &bytes)
     }
@@ -178,7 +183,8 @@ impl Recording {
         let mut seen = HashSet::new();
         for record in &self.records {
             match &record.event {
-                Event::Measured { phase, measurement } if !wanted(*phase) || !seen.insert(measurement.point()) => {}
+                Event::Measured { phase, measurement } | Event::Reused { phase, measurement, .. }
+                    if !wanted(*phase) || !seen.insert(measurement.point()) => {}
                 Event::Failed { phase, .. } if !wanted(*phase) => {}
                 event => apply(&mut history, event),
             }
@@ -189,7 +195,9 @@ impl Recording {
     /// Measurements with the phase that asked for each, in the order of measuring.
     pub fn measurements(&self) -> impl Iterator<Item = (Phase, &crate::domain::Measurement)> {
         self.records.iter().filter_map(|record| match &record.event {
-            Event::Measured { phase, measurement } => Some((*phase, measurement)),
+            Event::Measured { phase, measurement } | Event::Reused { phase, measurement, .. } => {
+                Some((*phase, measurement))
+            }
             _ => None,
         })
     }

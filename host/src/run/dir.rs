@@ -87,6 +87,7 @@ pub struct RunDir {
 /// What a run writes at the top of its directory; `--force` removes these and nothing else.
 const OURS: &[&str] = &[
     super::JOURNAL,
+    super::command::COMMAND,
     "profile_sla.log",
     "profiler_status.yaml",
     "measurements.csv",
@@ -114,6 +115,10 @@ fn is_ours(name: &str) -> bool {
 
 /// Whether a process is writing to the run that is in the directory.
 fn is_locked(dir: &Dir) -> io::Result<bool> {
+    // Opening a pipe would wait for whoever writes to it.
+    if !dir.symlink_metadata(super::JOURNAL)?.is_file() {
+        return Ok(false);
+    }
     match dir.open(super::JOURNAL)?.into_std().try_lock() {
         // Given back at once: the file goes away.
         Ok(()) => Ok(false),
@@ -159,7 +164,8 @@ impl RunDir {
                     return Err(DirError::InUse { path: path.to_owned() });
                 }
                 for name in names.iter().filter(|name| is_ours(name)) {
-                    let removed = if dir.metadata(name).map_err(unusable)?.is_dir() {
+                    // A link goes itself, and not what it leads to.
+                    let removed = if dir.symlink_metadata(name).map_err(unusable)?.is_dir() {
                         dir.remove_dir_all(name)
                     } else {
                         dir.remove_file(name)
@@ -184,6 +190,15 @@ impl RunDir {
         std::fs::create_dir_all(path).map_err(unusable)?;
         let dir = Dir::open_ambient_dir(path, ambient_authority()).map_err(unusable)?;
         Ok(Self { dir: Arc::new(dir), path: path.to_owned() })
+    }
+
+    /// Makes sure that the names of files are on the disk, too.
+    ///
+    /// # Errors
+    /// If the disk does not take them.
+    pub fn sync(&self) -> Result<(), DirError> {
+        let synced = self.dir.open(".").and_then(|dir| dir.sync_all());
+        synced.map_err(|source| self.file_error("write", ".", source))
     }
 
     /// As the user gave it.
@@ -243,10 +258,22 @@ impl RunDir {
         if let Some(parent) = Path::new(name).parent().filter(|parent| !parent.as_os_str().is_empty()) {
             self.dir.create_dir_all(parent).map_err(|source| self.file_error("write", name, source))?;
         }
-        self.dir
-            .open_with(name, &options)
-            .map(cap_std::fs::File::into_std)
-            .map_err(|source| self.file_error("write", name, source))
+        let file = self.dir.open_with(name, &options).map_err(|source| self.file_error("write", name, source))?;
+        // A pipe or a device, put there by somebody else, would swallow it or never give it back.
+        if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            return Err(self.file_error("write", name, io::Error::other("it is no file")));
+        }
+        Ok(file.into_std())
+    }
+
+    /// Makes a folder for a program that takes a path, and gives that path.
+    ///
+    /// # Errors
+    /// If the disk does not take it, or its name leads outside.
+    pub fn folder(&self, name: &Path) -> Result<PathBuf, DirError> {
+        let failed = |source| self.file_error("write", &name.display().to_string(), source);
+        self.dir.create_dir_all(name).map_err(failed)?;
+        std::path::absolute(self.path.join(name)).map_err(failed)
     }
 
     pub(super) fn file_error(&self, action: &'static str, name: &str, source: io::Error) -> DirError {

@@ -158,6 +158,17 @@ pub enum Event {
         /// What came out.
         measurement: Measurement,
     },
+    /// A point was taken over from an earlier run, which measured the same thing.
+    Reused {
+        /// In which phase.
+        phase: Phase,
+        /// What came out then.
+        measurement: Measurement,
+        /// What that run's engine said of itself.
+        facts: EngineFacts,
+        /// That run's directory.
+        run: String,
+    },
     /// An engine or a measurement failed; the run goes on.
     Failed {
         /// In which phase.
@@ -237,6 +248,9 @@ pub struct RunStarted {
     /// What the deployment looks like; absent in journals of older programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployment: Option<DeploymentSpec>,
+    /// What makes its measurements what they are, by name; `--reuse` takes over where all of it is the same.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub identity: super::reuse::Identity,
     /// SHA-256 of everything that was asked for, in hex; resume refuses another one.
     pub spec_sha256: String,
 }

@@ -115,6 +115,10 @@ impl Journal {
             tracing::warn!("the last line of {} was torn and is cut off", path());
             file.set_len(good_bytes as u64).map_err(io_error)?;
         }
+        if durability == Durability::Sync {
+            // A record that is on the disk is of no use in a file that has no name there.
+            dir.sync()?;
+        }
         let next_seq = records.last().map_or(0, |record| record.seq + 1);
         let journal = Self { file, dir: dir.clone(), good_bytes: good_bytes as u64, torn: false, next_seq, durability };
         Ok((journal, records))

@@ -4,8 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 
+use super::reuse::{Earlier, Known};
 use super::{Event, Journal, JournalError, Phase, Record};
-use crate::domain::{History, Probe};
+use crate::domain::{Aim, History, Probe};
+use crate::process::secrets::masked;
 
 /// Somebody who watches a run: progress display, status file, log.
 pub trait Observer: Send {
@@ -26,24 +28,37 @@ struct Inner {
     /// None in a dry run.
     journal: Option<Journal>,
     history: History,
-    /// In which phase each measurement of the history was asked for.
-    phases: Vec<Phase>,
+    /// In which phase each measurement of the history was asked for, and from which earlier run it was taken over.
+    phases: Vec<(Phase, Option<String>)>,
     /// What an earlier part of this run found out; a point moves to `history` when it is asked for again.
     known: History,
+    /// Of those, points that were taken over from an earlier run.
+    taken_over: Vec<(Point, String)>,
+    /// What earlier runs found out.
+    earlier: Earlier,
     observers: Vec<Box<dyn Observer>>,
 }
+
+type Point = (crate::domain::CandidateId, u32, u32, u32);
 
 impl Recorder {
     /// Starts the run's clock. `past` is what an earlier part of this run recorded.
     pub fn new(journal: Option<Journal>, past: &[Record], observers: Vec<Box<dyn Observer>>) -> Self {
         let mut known = History::default();
         past.iter().for_each(|record| apply(&mut known, &record.event));
+        let taken_over = |record: &Record| match &record.event {
+            Event::Reused { measurement, run, .. } => Some((measurement.point(), run.clone())),
+            _ => None,
+        };
+        let taken_over = past.iter().filter_map(taken_over).collect();
         Self {
             inner: Arc::new(Mutex::new(Inner {
                 journal,
                 history: History::default(),
                 phases: Vec::new(),
                 known,
+                taken_over,
+                earlier: Earlier::default(),
                 observers,
             })),
             started: Instant::now(),
@@ -62,6 +77,14 @@ impl Recorder {
     /// # Errors
     /// If the journal cannot be written. Then nobody is told.
     pub fn record(&self, event: Event) -> Result<(), JournalError> {
+        // What went wrong is told in the words of engines, which may hold anything.
+        let event = match event {
+            Event::Failed { phase, mut failure } => {
+                failure.reason = masked(&failure.reason).into_owned();
+                Event::Failed { phase, failure }
+            }
+            other => other,
+        };
         let at_s = self.now_s();
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let Inner { journal, history, phases, observers, .. } = &mut *inner;
@@ -70,8 +93,10 @@ impl Recorder {
             None => Record { seq: 0, at_s, event },
         };
         apply(history, &record.event);
-        if let Event::Measured { phase, .. } = record.event {
-            phases.push(phase);
+        match &record.event {
+            Event::Measured { phase, .. } => phases.push((*phase, None)),
+            Event::Reused { phase, run, .. } => phases.push((*phase, Some(run.clone()))),
+            _ => {}
         }
         observers.iter_mut().for_each(|observer| observer.on(&record, history));
         Ok(())
@@ -81,7 +106,7 @@ impl Recorder {
     /// if it had just been measured (or had just failed), and nobody is told.
     pub fn recall(&self, phase: Phase, probe: &Probe) -> bool {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner { history, phases, known, .. } = &mut *inner;
+        let Inner { history, phases, known, taken_over, .. } = &mut *inner;
         let measurement = known.measurements.iter().find(|m| m.point() == probe.point());
         let failure = known.failures.iter().find(|failure| {
             failure.candidate == probe.candidate && failure.probe.is_none_or(|p| p.point() == probe.point())
@@ -95,11 +120,35 @@ impl Recorder {
         match measurement {
             Some(measurement) => {
                 history.measurements.push(measurement.clone());
-                phases.push(phase);
+                let run = taken_over.iter().find(|(point, _)| *point == measurement.point());
+                phases.push((phase, run.map(|(_, run)| run.clone())));
             }
             None => history.failures.extend(failure.cloned()),
         }
         true
+    }
+
+    /// Points of earlier runs that may be taken over.
+    pub fn reusing(&self, earlier: Earlier) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).earlier = earlier;
+    }
+
+    /// Takes a point over from an earlier run, where one is known that is good enough. It is recorded as such.
+    ///
+    /// # Errors
+    /// If the journal cannot be written.
+    pub fn reuse(&self, phase: Phase, probe: &Probe, aim: Aim) -> Result<bool, JournalError> {
+        let found = self.inner.lock().unwrap_or_else(PoisonError::into_inner).earlier.find(probe, aim).cloned();
+        let Some(Known { measurement, facts, run }) = found else { return Ok(false) };
+        self.record(Event::Reused { phase, measurement, facts, run })?;
+        Ok(true)
+    }
+
+    /// Points of the history that were taken over from an earlier run, and from which.
+    pub fn taken_over(&self) -> Vec<(usize, String)> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let run = |(index, (_, run)): (usize, &(Phase, Option<String>))| Some((index, run.clone()?));
+        inner.phases.iter().enumerate().filter_map(run).collect()
     }
 
     /// Runs `read` on all that is known so far.
@@ -109,7 +158,8 @@ impl Recorder {
 
     /// In which phase each measurement of the history was asked for.
     pub fn phases(&self) -> Vec<Phase> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).phases.clone()
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.phases.iter().map(|(phase, _)| *phase).collect()
     }
 
     /// A copy of all that is known so far.
@@ -123,7 +173,13 @@ pub fn apply(history: &mut History, event: &Event) {
     match event {
         // An engine that is launched again says the same; the first word counts.
         Event::Launched { facts } | Event::Joined { facts } if history.facts_of(facts.candidate).is_none() => {
-            history.facts.push(facts.clone())
+            history.facts.push(facts.clone());
+        }
+        Event::Reused { measurement, facts, .. } => {
+            if history.facts_of(facts.candidate).is_none() {
+                history.facts.push(facts.clone());
+            }
+            history.measurements.push(measurement.clone());
         }
         Event::Measured { measurement, .. } => history.measurements.push(measurement.clone()),
         Event::Failed { failure, .. } => history.failures.push(failure.clone()),

@@ -100,6 +100,13 @@ impl Timeline {
                     m.samples
                 )
             }
+            Event::Reused { measurement: m, run, .. } => format!(
+                "  {} isl {} osl {} concurrency {}: taken over from {run}",
+                self.name(m.candidate),
+                m.isl,
+                m.osl,
+                m.concurrency
+            ),
             Event::Failed { failure, .. } => {
                 format!("  {} {}: {}", self.name(failure.candidate), failure.class, failure.reason)
             }

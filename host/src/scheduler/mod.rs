@@ -34,6 +34,7 @@ use self::budget::{Action, Budget};
 use self::pool::{Batch, Key, Live, Nodes, Place, Pool};
 use crate::domain::{Aim, Candidate, CandidateId, EngineFacts, Failure, FailureClass, Probe, Role};
 use crate::engine::{Cluster, Engine, Launch};
+use crate::process::secrets::masked;
 use crate::run::{Event, JournalError, Phase, Recorder, RunDir};
 
 /// Bounds on what runs at once.
@@ -188,7 +189,10 @@ impl Scheduler {
         let mut role = None;
         for probe in probes {
             role = role.or(self.candidates.get(probe.candidate as usize).map(|candidate| candidate.role));
-            if self.recorder.with_history(|history| history.is_settled(probe)) || self.recorder.recall(phase, probe) {
+            if self.recorder.with_history(|history| history.is_settled(probe))
+                || self.recorder.recall(phase, probe)
+                || self.recorder.reuse(phase, probe, aim(phase))?
+            {
                 continue;
             }
             match groups.iter_mut().find(|(candidate, _)| *candidate == probe.candidate) {
@@ -474,6 +478,7 @@ impl Scheduler {
     async fn end(&self, live: Live) -> Result<(), Halt> {
         let Live { key, users, engine, place, since_s } = live;
         let log = engine.log();
+        let log = masked(&log);
         let mut kept = Ok(());
         for candidate in users.iter().filter_map(|id| self.candidates.get(*id as usize)) {
             if let Some(logs) = &self.logs {

@@ -325,7 +325,7 @@ impl Resolver<'_> {
             Source::File(path) => {
                 path.file_stem().and_then(|stem| stem.to_str()).filter(|s| label_problem(s).is_none())
             }
-            Source::Stdin | Source::Inline(_) | Source::Cluster { .. } => None,
+            Source::Stdin | Source::Read(_) | Source::Inline(_) | Source::Cluster { .. } => None,
         };
         let dgdr = match Field::choose("--name", self.flags.name.clone(), request.name.take()) {
             Some(field) => field,

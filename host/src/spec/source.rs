@@ -12,6 +12,8 @@ pub enum Source {
     File(PathBuf),
     /// Standard input.
     Stdin,
+    /// What standard input said.
+    Read(String),
     /// The text itself, as Dynamo's operator passes it.
     Inline(String),
     /// An object that was read from a cluster. Its API server has checked it, so that a field unknown here is a newer
@@ -41,7 +43,7 @@ impl Source {
     pub fn name(&self) -> String {
         match self {
             Source::File(path) => path.display().to_string(),
-            Source::Stdin => "<stdin>".to_owned(),
+            Source::Stdin | Source::Read(_) => "<stdin>".to_owned(),
             Source::Inline(_) => "<inline>".to_owned(),
             Source::Cluster { name, .. } => name.clone(),
         }
@@ -51,7 +53,7 @@ impl Source {
     pub(super) fn folder(&self) -> Option<&Path> {
         match self {
             Source::File(path) => path.parent(),
-            Source::Stdin | Source::Inline(_) | Source::Cluster { .. } => None,
+            Source::Stdin | Source::Read(_) | Source::Inline(_) | Source::Cluster { .. } => None,
         }
     }
 
@@ -61,7 +63,7 @@ impl Source {
     /// If it cannot be read.
     pub fn kept(self) -> Result<Self, SpecError> {
         match self {
-            Source::Stdin => Ok(Source::Inline(Source::Stdin.read()?)),
+            Source::Stdin => Ok(Source::Read(Source::Stdin.read()?)),
             other => Ok(other),
         }
     }
@@ -70,7 +72,7 @@ impl Source {
         match self {
             Source::File(path) => read_file(path),
             Source::Stdin => read_all(std::io::stdin().lock(), "standard input"),
-            Source::Inline(text) | Source::Cluster { text, .. } => Ok(text.clone()),
+            Source::Read(text) | Source::Inline(text) | Source::Cluster { text, .. } => Ok(text.clone()),
         }
     }
 }

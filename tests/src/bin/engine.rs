@@ -43,6 +43,15 @@ struct Flags {
     /// Listen, but answer nothing but 503.
     #[arg(long)]
     never_ready: bool,
+    /// Answer 400 to requests with this field.
+    #[arg(long)]
+    refuses: Option<String>,
+    /// Answer 500 to prompts of more words.
+    #[arg(long, default_value_t = usize::MAX)]
+    longest_prompt: usize,
+    /// Answer 500 to each second completion, once so many were answered.
+    #[arg(long)]
+    fails_after: Option<u32>,
     /// End after so many answers.
     #[arg(long)]
     die_after: Option<usize>,
@@ -77,7 +86,15 @@ fn main() {
             itl_ms: 3.0 / flags.speed,
             itl_ms_per_request: 0.05 / flags.speed,
         },
-        fault: flags.never_ready.then_some(Fault::Status(503)),
+        fault: match (flags.never_ready, flags.fails_after) {
+            (true, _) => Some(Fault::Status(503)),
+            (false, after) => after.map(|_| Fault::Status(500)),
+        },
+        fault_after: flags.fails_after.unwrap_or(0),
+        fault_every: if flags.never_ready { 1 } else { 2 },
+        // Lives as long as the process.
+        refuses: flags.refuses.map(|field| &*field.leak()).into_iter().collect(),
+        longest_prompt: flags.longest_prompt,
         max_running: flags.max_running,
         kv_tokens: flags.kv_tokens,
         port: flags.port,

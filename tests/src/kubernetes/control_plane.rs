@@ -19,8 +19,19 @@ use super::{assets, block_on, crds, eventually, nodes};
 /// Who the harness says it is when it applies something.
 pub const MANAGER: &str = "test-harness";
 
+/// As in the tests of Go operators: `true` takes the cluster of `$KUBECONFIG` instead of starting one.
+const EXISTING_VARIABLE: &str = "USE_EXISTING_CLUSTER";
+
 /// A running Kubernetes.
 pub struct ControlPlane {
+    own: Option<Servers>,
+    /// Of a cluster that was there.
+    existing: Option<PathBuf>,
+    dynamo: DgdApi,
+}
+
+/// What was started for the tests.
+struct Servers {
     folder: PathBuf,
     identity: Identity,
     port: u16,
@@ -33,14 +44,43 @@ pub struct ControlPlane {
     next_etcd: Mutex<Option<Child>>,
     etcd: Child,
     peer_port: u16,
-    dynamo: DgdApi,
 }
 
 impl ControlPlane {
     /// The one of this process; the first call starts it, with Dynamo's CRDs and no node.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<ControlPlane> = OnceLock::new();
-        SHARED.get_or_init(|| Self::start(crds::dynamo))
+        SHARED.get_or_init(|| {
+            let wanted = std::env::var(EXISTING_VARIABLE).is_ok_and(|value| value == "true");
+            if wanted { thread::spawn(Self::take).join().expect("a cluster") } else { Self::start(crds::dynamo) }
+        })
+    }
+
+    /// The cluster of `$KUBECONFIG`. Dynamo's CRDs are installed only if it has none.
+    fn take() -> Self {
+        let path = std::env::var_os("KUBECONFIG").map(PathBuf::from);
+        let path =
+            path.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("a home")).join(".kube/config"));
+        let this = Self { own: None, existing: Some(path), dynamo: DgdApi::V1beta1 };
+        block_on(async {
+            let client = this.admin().await;
+            let kinds: Api<CustomResourceDefinition> = Api::all(client.clone());
+            let known = kinds.get_opt("dynamographdeployments.nvidia.com").await.expect("an answer");
+            if known.is_none() {
+                install(&client, &crds::dynamo(&crds::Schemas::fetch(&client).await)).await;
+            }
+        });
+        this
+    }
+
+    /// Whether it was there before the tests, and will be after them.
+    pub fn is_existing(&self) -> bool {
+        self.existing.is_some()
+    }
+
+    fn own(&self) -> &Servers {
+        let message = "this test needs servers of its own (nodes, faults, tokens): leave out USE_EXISTING_CLUSTER";
+        self.own.as_ref().expect(message)
     }
 
     /// One of this process whose CRDs serve v1alpha1 only, as those of Dynamo's operator before 1.0; the stand-ins.
@@ -66,7 +106,7 @@ impl ControlPlane {
         let (etcd_port, peer_port, port) = (free_port(), free_port(), free_port());
         let etcd = start_etcd(&folder, etcd_port, peer_port, true);
         let api_server = start_api_server(&folder, &identity, etcd_port, port);
-        let mut this = Self {
+        let servers = Servers {
             folder,
             identity,
             port,
@@ -77,8 +117,8 @@ impl ControlPlane {
             next_etcd: Mutex::default(),
             etcd,
             peer_port,
-            dynamo: DgdApi::V1beta1,
         };
+        let mut this = Self { own: Some(servers), existing: None, dynamo: DgdApi::V1beta1 };
         block_on(async {
             this.wait_until_ready().await;
             let client = this.admin().await;
@@ -88,33 +128,36 @@ impl ControlPlane {
             // Before the controller manager: its garbage collector learns of later ones only after half a minute.
             install(&client, &definitions).await;
         });
-        this._others = this.start_controllers();
+        let others = this.start_controllers();
+        if let Some(own) = &mut this.own {
+            own._others = others;
+        }
         this
     }
 
     /// The port of the API server, on 127.0.0.1.
     pub fn port(&self) -> u16 {
-        self.port
+        self.own().port
     }
 
     /// Where kwok answers for all kubelets, on 127.0.0.1.
     pub fn kubelet_port(&self) -> u16 {
-        self.kubelet_port
+        self.own().kubelet_port
     }
 
     /// Certificates, and kubeconfigs for tokens.
     pub(super) fn identity(&self) -> &Identity {
-        &self.identity
+        &self.own().identity
     }
 
     /// A folder that goes with the control plane.
     pub fn folder(&self) -> &Path {
-        &self.folder
+        &self.own().folder
     }
 
     /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
-        self.identity.admin(self.port)
+        self.existing.clone().unwrap_or_else(|| self.own().identity.admin(self.own().port))
     }
 
     /// A client of the administrator, on the caller's runtime.
@@ -130,28 +173,28 @@ impl ControlPlane {
 
     /// Kills the API server: connections break, and none is accepted.
     pub fn stop_api_server(&self) {
-        drop(self.api_server.lock().expect("no panic under the lock").take());
+        drop(self.own().api_server.lock().expect("no panic under the lock").take());
     }
 
     /// Starts the API server again; returns when it is ready.
     pub async fn start_api_server(&self) {
-        let child = start_api_server(&self.folder, &self.identity, self.etcd_port, self.port);
-        *self.api_server.lock().expect("no panic under the lock") = Some(child);
+        let child = start_api_server(&self.own().folder, &self.own().identity, self.own().etcd_port, self.own().port);
+        *self.own().api_server.lock().expect("no panic under the lock") = Some(child);
         self.wait_until_ready().await;
     }
 
     /// Kills etcd; the API server answers nothing that needs it.
     pub fn stop_etcd(&self) {
-        match self.next_etcd.lock().expect("no panic under the lock").take() {
+        match self.own().next_etcd.lock().expect("no panic under the lock").take() {
             Some(child) => drop(child),
-            None => self.etcd.kill(),
+            None => self.own().etcd.kill(),
         }
     }
 
     /// Starts etcd again on what the last one left.
     pub fn start_etcd(&self) {
-        let child = start_etcd(&self.folder, self.etcd_port, self.peer_port, false);
-        *self.next_etcd.lock().expect("no panic under the lock") = Some(child);
+        let child = start_etcd(&self.own().folder, self.own().etcd_port, self.own().peer_port, false);
+        *self.own().next_etcd.lock().expect("no panic under the lock") = Some(child);
     }
 
     async fn wait_until_ready(&self) {
@@ -162,7 +205,7 @@ impl ControlPlane {
         };
         let waited = tokio::time::timeout(super::PATIENCE, eventually("the API server", ready)).await;
         if waited.is_err() {
-            let server = self.api_server.lock().expect("no panic under the lock");
+            let server = self.own().api_server.lock().expect("no panic under the lock");
             panic!("the API server: {}", server.as_ref().map(Child::last_words).unwrap_or_default());
         }
     }
@@ -178,14 +221,17 @@ impl ControlPlane {
             "--kube-api-qps=500",
             "--kube-api-burst=1000",
         ];
-        let key = format!("--service-account-private-key-file={}", self.identity.file("accounts.key"));
-        let ca = format!("--root-ca-file={}", self.identity.file("ca.crt"));
-        let kwok = nodes::kwok_arguments(&self.folder, &kubeconfig, &self.identity, self.kubelet_port);
-        let start = |name: &str, arguments: &[&str]| Child::start(name, arguments, &self.folder, false);
+        let key = format!("--service-account-private-key-file={}", self.own().identity.file("accounts.key"));
+        let ca = format!("--root-ca-file={}", self.own().identity.file("ca.crt"));
+        let kwok =
+            nodes::kwok_arguments(&self.own().folder, &kubeconfig, &self.own().identity, self.own().kubelet_port);
+        // On a busy machine kwok's heartbeats are late, and it never makes pods ready again that were taken for lost.
+        let patience = "--node-monitor-grace-period=10m";
+        let start = |name: &str, arguments: &[&str]| Child::start(name, arguments, &self.own().folder, false);
         vec![
-            start("kube-controller-manager", &[&common[..], &[&key, &ca]].concat()),
+            start("kube-controller-manager", &[&common[..], &[&key, &ca, patience]].concat()),
             start("kube-scheduler", &common),
-            Child::start("kwok", kwok, &self.folder, false),
+            Child::start("kwok", kwok, &self.own().folder, false),
         ]
     }
 }

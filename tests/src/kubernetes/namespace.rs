@@ -23,6 +23,16 @@ pub struct Namespace {
     client: Client,
 }
 
+impl Drop for Namespace {
+    /// A cluster that goes on is left as it was found.
+    fn drop(&mut self) {
+        if self.cluster.is_existing() {
+            let mut kubectl = super::control_plane::kubectl(&self.cluster.kubeconfig());
+            let _ = kubectl.args(["delete", "namespace", "--wait=false", &self.name]).output();
+        }
+    }
+}
+
 impl Namespace {
     /// Creates one whose name starts with `prefix`; returns when pods can be created in it.
     pub async fn create(cluster: &'static ControlPlane, prefix: &str) -> Self {

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::watching::View;
 use crate::kubernetes::Kube;
+use crate::process::secrets::masked;
 use crate::run::RunDir;
 
 /// Largest file.
@@ -228,6 +229,7 @@ impl Follower {
         while let Some(line) = lines.next().await {
             let line = line?;
             let (stamp, text) = split_stamp(&line);
+            let text = &*masked(text);
             if let Some(stamp) = stamp {
                 // What came before the stream broke off comes once more.
                 if known.as_deref().is_some_and(|known| stamp <= known) {

@@ -151,7 +151,9 @@ fn judge(
     } else {
         *failed_since = None;
     }
-    if dgd.state.is_empty() && view.pods.is_empty() && now.duration_since(launched) >= deadlines.operator {
+    // An API server that was away was away for the operator, too.
+    let untroubled = if view.trouble.is_some() { now } else { view.recovered.map_or(launched, |at| at.max(launched)) };
+    if dgd.state.is_empty() && view.pods.is_empty() && now.duration_since(untroubled) >= deadlines.operator {
         return hopeless(
             FailureClass::Launch,
             format!(

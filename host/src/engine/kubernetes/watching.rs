@@ -84,6 +84,17 @@ pub struct View {
     pub trouble: Option<String>,
     /// When anything of it changed last.
     pub changed: Option<Instant>,
+    /// When the API server answered again after trouble; absent if there was none.
+    pub recovered: Option<Instant>,
+}
+
+impl View {
+    /// A watch works.
+    fn calm(&mut self) {
+        if self.trouble.take().is_some() {
+            self.recovered = Some(Instant::now());
+        }
+    }
 }
 
 /// The watches of one deployment. They end when this is dropped.
@@ -171,7 +182,7 @@ fn on_dgd(view: &mut View, event: Result<Event<DynamicObject>, watcher::Error>) 
             Some(DgdView::new(&object))
         }
     };
-    view.trouble = None;
+    view.calm();
     if view.dgd != seen {
         view.dgd = seen;
         view.changed = Some(Instant::now());
@@ -207,7 +218,7 @@ fn on_pod(view: &mut View, listing: &mut BTreeMap<String, PodView>, event: Resul
         }
         Ok(Event::Delete(pod)) => view.pods.remove(pod.metadata.name.as_deref().unwrap_or_default()).is_some(),
     };
-    view.trouble = None;
+    view.calm();
     if changed {
         view.changed = Some(Instant::now());
     }

@@ -1,17 +1,15 @@
 //! Engines as processes of this machine, started from templates.
 //!
 //! ```text
-//! template.rs --command lines--> process.rs --spawn--> supervise.rs (a process of ours) --> vllm, dynamo.mocker, …
+//! template.rs --command lines--> process.rs --spawn--> a supervisor (crate::process) --> vllm, dynamo.mocker, …
 //! ports.rs    --free ports---'       '--Liveness--> served: readiness, facts, measuring
 //! ```
 //!
 //! A machine is one node: GPUs are numbers in `CUDA_VISIBLE_DEVICES`. It runs no DynamoGraphDeployment, so that phase 7
 //! is skipped, with the reason.
 
-mod log;
 mod ports;
 mod process;
-pub(crate) mod supervise;
 mod template;
 
 use std::collections::BTreeMap;
@@ -24,7 +22,6 @@ use tokio::time::{Instant, sleep};
 
 use self::ports::{Leased, Ports};
 use self::process::Group;
-use self::supervise::Supervised;
 use self::template::{Values, port_names};
 use super::served::{Bench, Served, Site};
 use super::{ApplyError, ApplyRequest, Cluster, Deployment, Engine, Launch};
@@ -32,6 +29,9 @@ use crate::backends::{self, EngineLimits, Mode, Worker};
 use crate::domain::memory::{DEFAULT_BATCHED_TOKENS, MemoryPlan};
 use crate::domain::{Aim, Backend, Candidate, EngineFacts, Failure, FailureClass, Job, Measurement, Probe, Role};
 use crate::load::Endpoint;
+use crate::process::log;
+use crate::process::owner::Owner;
+use crate::process::supervise::Supervised;
 use crate::run::RunDir;
 use crate::spec::{EngineTemplate, LocalSpec};
 
@@ -60,6 +60,7 @@ pub struct LocalCluster {
     /// Stands in for this machine's engines in forecasts.
     estimate: Arc<dyn Cluster>,
     dir: RunDir,
+    owner: Option<Arc<Owner>>,
 }
 
 /// The GPUs of a machine, as `CUDA_VISIBLE_DEVICES` names them: those that the user lists; else those that the profiler
@@ -92,7 +93,7 @@ impl Drop for Lease {
 
 impl LocalCluster {
     /// This machine with the given GPUs. `endpoint` is what all engines have in common; `estimate` says how long things
-    /// may take; logs go to `dir`.
+    /// may take; logs go to `dir`; `owner` is what leads whoever comes next to processes that are left.
     pub fn new(
         bench: Bench,
         spec: LocalSpec,
@@ -100,10 +101,11 @@ impl LocalCluster {
         devices: Vec<String>,
         estimate: Arc<dyn Cluster>,
         dir: RunDir,
+        owner: Option<Arc<Owner>>,
     ) -> Self {
         let gpus = u32::try_from(devices.len()).unwrap_or(u32::MAX);
         let devices = Arc::new(Mutex::new(devices));
-        Self { bench, spec, endpoint, gpus, devices, ports: Ports::default(), estimate, dir }
+        Self { bench, spec, endpoint, gpus, devices, ports: Ports::default(), estimate, dir, owner }
     }
 
     fn lease(&self, gpus: u32) -> Result<Lease, String> {
@@ -150,7 +152,11 @@ impl LocalCluster {
                 log_bytes: self.spec.log_mb.map_or(log::LOG_BYTES, |mb| u64::from(mb) << 20),
                 grace,
             };
-            group.start(&process.name, &supervised)?;
+            if let Some(owner) = &self.owner {
+                let what = format!("{}: {}", candidate.name(), process.name);
+                owner.starts(&what).map_err(|error| format!("cannot note whose it is: {error}"))?;
+            }
+            group.start(&process.name, &supervised, self.owner.as_deref())?;
         }
         let endpoint = Endpoint { url: plan.url, ..self.endpoint.clone() };
         Ok((group, Site { endpoint, metrics_urls: plan.metrics }, leased))
@@ -158,21 +164,16 @@ impl LocalCluster {
 
     /// A new folder for this launch, next to those of earlier ones.
     fn folder(&self, candidate: &Candidate) -> Result<PathBuf, String> {
-        let base = self.dir.path().join(candidate.dir_name());
-        let create = |path: &Path| {
-            std::fs::create_dir_all(path).map_err(|error| format!("cannot create {}: {error}", path.display()))
-        };
-        create(&base)?;
+        let base = PathBuf::from(candidate.dir_name());
+        let path = self.dir.folder(&base).map_err(|error| error.to_string())?;
         // Only a thousand launches of one candidate would get here in vain.
         for number in 1..1000 {
-            let folder = base.join(format!("launch-{number}"));
-            match std::fs::create_dir(&folder) {
-                Ok(()) => return std::path::absolute(&folder).map_err(|error| error.to_string()),
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(format!("cannot create {}: {error}", folder.display())),
+            let name = format!("launch-{number}");
+            if path.join(&name).symlink_metadata().is_err() {
+                return self.dir.folder(&base.join(name)).map_err(|error| error.to_string());
             }
         }
-        Err(format!("{} is full of launches", base.display()))
+        Err(format!("{} is full of launches", path.display()))
     }
 
     /// The log, once it says how large the engine is. What an engine writes goes through its supervisor, so that it may

@@ -9,9 +9,10 @@ use tokio::process::{Child, ChildStdin};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::log;
-use super::supervise::Supervised;
 use crate::engine::served::{Keeper, Liveness};
+use crate::process::log;
+use crate::process::owner::Owner;
+use crate::process::supervise::Supervised;
 
 /// Last lines of a dead process that go into the reason.
 const LAST_LINES: usize = 8;
@@ -55,11 +56,11 @@ impl Group {
     ///
     /// # Errors
     /// If not even its supervisor starts. What the command itself has to say comes through [`Self::liveness`].
-    pub fn start(&mut self, name: &str, supervised: &Supervised) -> Result<(), String> {
+    pub fn start(&mut self, name: &str, supervised: &Supervised, owner: Option<&Owner>) -> Result<(), String> {
         let shown = supervised.command.join(" ");
         tracing::debug!("{name}: {shown}");
         let mut child =
-            supervised.command().spawn().map_err(|error| format!("cannot start {name} ({shown}): {error}"))?;
+            supervised.command(owner).spawn().map_err(|error| format!("cannot start {name} ({shown}): {error}"))?;
         self.logs.push((name.to_owned(), supervised.log.clone()));
         let (pipe, supervisor) = (child.stdin.take(), child.id());
         let watcher = tokio::spawn(watch(child, name.to_owned(), supervised.log.clone(), Arc::clone(&self.keeper)));

@@ -298,7 +298,10 @@ impl Served {
         }
         let point = Point {
             deadline: self.settings.point_deadline,
-            artifacts: self.reports.as_ref().map(|dir| dir.path().join(self.launch.candidate.dir_name())),
+            artifacts: self.reports.as_ref().and_then(|dir| {
+                // Where that is no folder of the run's, nothing is kept.
+                dir.folder(std::path::Path::new(&self.launch.candidate.dir_name())).ok()
+            }),
             ..Point::of(role, probe, aim, &self.job.sla, self.seed(role, probe))
         };
         let started = Instant::now();

@@ -3,7 +3,7 @@
 //! ```text
 //! Point -> plan.rs      how many requests in the next run
 //!       -> command.rs   the flags that Dynamo's profiler uses, and which differ
-//!       -> process.rs   own process group, deadline, output to a file
+//!       -> process.rs   supervised, deadline, output to a file
 //!       -> records.rs   profile_export.jsonl and profile_export_aiperf.json
 //!       -> report.rs    figures with intervals
 //! ```
@@ -19,6 +19,7 @@ mod records;
 mod report;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use std::{env, fs, io};
@@ -30,6 +31,7 @@ use self::command::Run;
 use self::process::Ended;
 use self::records::Export;
 use super::{Endpoint, LoadError, LoadGenerator, LoadReport, Point, Traffic};
+use crate::process::owner::Owner;
 
 /// The version that this was written for and is tested with.
 pub const VERSION: &str = "0.13.0";
@@ -47,6 +49,8 @@ pub struct Aiperf {
     plain: AtomicBool,
     /// The user knows of AIPerf's busy wait.
     warned: AtomicBool,
+    /// What leads whoever comes next to processes that are left.
+    owner: Option<Arc<Owner>>,
 }
 
 impl Aiperf {
@@ -67,7 +71,7 @@ impl Aiperf {
     /// The program at a path.
     #[must_use]
     pub const fn at(program: PathBuf) -> Self {
-        Self { program, ca_file: None, plain: AtomicBool::new(false), warned: AtomicBool::new(false) }
+        Self { program, ca_file: None, plain: AtomicBool::new(false), warned: AtomicBool::new(false), owner: None }
     }
 
     /// With certificates (PEM) to trust, which take the place of the system's: AIPerf has no setting for them, and its
@@ -75,6 +79,13 @@ impl Aiperf {
     #[must_use]
     pub fn trusting(mut self, ca_file: Option<PathBuf>) -> Self {
         self.ca_file = ca_file;
+        self
+    }
+
+    /// With somebody to whom its processes are put down.
+    #[must_use]
+    pub fn owned_by(mut self, owner: Option<Arc<Owner>>) -> Self {
+        self.owner = owner;
         self
     }
 
@@ -86,7 +97,9 @@ impl Aiperf {
             command.env("SSL_CERT_FILE", std::path::absolute(ca_file).unwrap_or_else(|_| ca_file.clone()));
         }
         let console = run.folder.join("console.log");
-        let ended = process::run(command, &console, deadline).await.map_err(|error| self.cannot_start(&error))?;
+        let ended = process::run(command, &console, deadline, self.owner.as_deref())
+            .await
+            .map_err(|error| self.cannot_start(&error))?;
         let said = match ended {
             Ended::Late => {
                 let (done, of) = (records::count(run.folder), run.requests);
@@ -169,6 +182,15 @@ impl LoadGenerator for Aiperf {
             }
         }
     }
+}
+
+/// Reads records as AIPerf writes them: how many answers and how many failures there are. For tests of the reader.
+///
+/// # Errors
+/// In words, with file and line.
+pub fn count_records(folder: &Path, records: &[u8]) -> Result<(usize, usize), String> {
+    fs::write(folder.join(records::RECORDS), records).map_err(|error| error.to_string())?;
+    Export::read(folder).map(|export| (export.requests.len(), export.failures.len()))
 }
 
 fn setup(reason: &str) -> LoadError {

@@ -1,5 +1,7 @@
 //! AIPerf as a child: it starts eight processes of its own, so all of them are one group that ends together.
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
@@ -8,8 +10,13 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 use tokio::time::timeout;
+
+use crate::process::log;
+use crate::process::owner::Owner;
+use crate::process::supervise::{self, Supervised};
 
 /// A group that is asked to end has so long before it is killed.
 const GRACE: Duration = Duration::from_secs(3);
@@ -50,11 +57,85 @@ impl Drop for Group {
     }
 }
 
-/// Runs to the end, with everything it says in the file.
+/// Runs to the end, with everything it says in the file. A supervisor stands above it where this program has one, so that
+/// it ends with the program, however that ends.
 ///
 /// # Errors
 /// If it does not start or the file cannot be made.
-pub(super) async fn run(mut command: Command, console: &Path, deadline: Duration) -> io::Result<Ended> {
+pub(super) async fn run(
+    command: Command,
+    console: &Path,
+    deadline: Duration,
+    owner: Option<&Owner>,
+) -> io::Result<Ended> {
+    if supervise::is_available() {
+        supervised(&command, console, deadline, owner).await
+    } else {
+        alone(command, console, deadline).await
+    }
+}
+
+async fn supervised(command: &Command, console: &Path, deadline: Duration, owner: Option<&Owner>) -> io::Result<Ended> {
+    let of = command.as_std();
+    let text = |word: &OsStr| word.to_str().map(str::to_owned).ok_or_else(|| io::Error::other("a word is not UTF-8"));
+    let supervised = Supervised {
+        command: std::iter::once(of.get_program()).chain(of.get_args()).map(text).collect::<io::Result<_>>()?,
+        env: BTreeMap::new(),
+        working_dir: of.get_current_dir().map(Path::to_owned),
+        log: console.to_owned(),
+        log_bytes: log::LOG_BYTES,
+        grace: GRACE,
+    };
+    if let Some(owner) = owner {
+        owner.starts("aiperf")?;
+    }
+    let mut command = supervised.command(owner);
+    for (name, value) in of.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let mut child = command.spawn()?;
+    // Closed on any way out of here, which asks the supervisor to end everything.
+    let pipe = child.stdin.take();
+    let ended = match timeout(deadline, child.wait()).await {
+        Ok(status) => supervisors_words(status?),
+        Err(_) => {
+            drop(pipe);
+            let _ = timeout(GRACE + OVERDUE, child.wait()).await;
+            Ended::Late
+        }
+    };
+    match ended {
+        Ended::Badly(_) => {
+            // Its own words, where it could not even start the command; the command's go to the console.
+            let mut trouble = String::new();
+            if let Some(mut stderr) = child.stderr.take() {
+                let _ = stderr.read_to_string(&mut trouble).await;
+            }
+            let cannot = trouble.trim().starts_with("cannot run");
+            if cannot { Err(io::Error::other(trouble.trim().to_owned())) } else { Ok(ended) }
+        }
+        ended => Ok(ended),
+    }
+}
+
+/// A supervisor that has not ended so long after the grace waits for a device.
+const OVERDUE: Duration = Duration::from_secs(15);
+
+/// A supervisor passes signals on as shells do.
+fn supervisors_words(status: ExitStatus) -> Ended {
+    match status.code().map(|code| code - 128) {
+        Some(9) => Ended::Badly(KILLED.to_owned()),
+        Some(signal @ 1..=64) => Ended::Badly(format!("signal {signal} ended it")),
+        _ => in_words(status),
+    }
+}
+
+const KILLED: &str = "it was killed (signal 9: perhaps out of memory)";
+
+async fn alone(mut command: Command, console: &Path, deadline: Duration) -> io::Result<Ended> {
     let output = File::create(console)?;
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     command.process_group(0).kill_on_drop(true);
@@ -79,7 +160,7 @@ pub(super) async fn run(mut command: Command, console: &Path, deadline: Duration
 fn in_words(status: ExitStatus) -> Ended {
     match (status.success(), status.signal()) {
         (true, _) => Ended::Well,
-        (false, Some(9)) => Ended::Badly("it was killed (signal 9: perhaps out of memory)".to_owned()),
+        (false, Some(9)) => Ended::Badly(KILLED.to_owned()),
         (false, Some(signal)) => Ended::Badly(format!("signal {signal} ended it")),
         (false, None) => Ended::Badly(status.to_string()),
     }
@@ -114,7 +195,7 @@ mod tests {
     async fn ended(script: &str, deadline: Duration) -> (Ended, String) {
         let folder = tempfile::tempdir().unwrap();
         let console = folder.path().join("console.log");
-        let ended = run(shell(script), &console, deadline).await.unwrap();
+        let ended = run(shell(script), &console, deadline, None).await.unwrap();
         (ended, std::fs::read_to_string(console).unwrap())
     }
 
@@ -155,7 +236,7 @@ mod tests {
         let console = folder.path().join("console.log");
         let mut command = Command::new("bash");
         command.args(["-c", script]);
-        let ended = run(command, &console, Duration::from_secs(1)).await.unwrap();
+        let ended = run(command, &console, Duration::from_secs(1), None).await.unwrap();
         assert_eq!(ended, Ended::Late);
         let said = std::fs::read_to_string(console).unwrap();
         let pids: Vec<&str> = said.split_whitespace().collect();
@@ -172,7 +253,7 @@ mod tests {
         let console = folder.path().join("console.log");
         let running = tokio::spawn({
             let console = console.clone();
-            async move { run(shell("sleep 600 & echo $! $$; wait"), &console, PLENTY).await }
+            async move { run(shell("sleep 600 & echo $! $$; wait"), &console, PLENTY, None).await }
         });
         let pids = loop {
             let said = std::fs::read_to_string(&console).unwrap_or_default();

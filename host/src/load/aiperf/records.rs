@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::VERSION;
 
 /// One line a request.
-const RECORDS: &str = "profile_export.jsonl";
+pub(super) const RECORDS: &str = "profile_export.jsonl";
 
 /// AIPerf's own summary. Phases have files of the same name in folders of their own; this is the one in the root.
 const SUMMARY: &str = "profile_export_aiperf.json";

@@ -143,3 +143,20 @@ fn known(sessions: &Sessions, endpoint: &Endpoint) -> Option<Arc<Session>> {
     let sessions = sessions.lock().unwrap_or_else(PoisonError::into_inner);
     sessions.iter().find(|(known, _)| known == endpoint).map(|(_, session)| session.clone())
 }
+/// All events of a stream that arrives in pieces of so many bytes: their data, and whether they are errors. For tests of
+/// the reader; measuring takes them as they come.
+///
+/// # Errors
+/// In words, if it is no event stream.
+pub fn events(stream: &[u8], piece: usize) -> Result<Vec<(Vec<u8>, bool)>, String> {
+    let mut parser = sse::Parser::default();
+    let mut events = Vec::new();
+    for piece in stream.chunks(piece.max(1)) {
+        let taken = parser.feed::<sse::Malformed>(piece, |data, is_error| {
+            events.push((data.to_vec(), is_error));
+            Ok(())
+        });
+        taken.map_err(|sse::Malformed(reason)| reason)?;
+    }
+    Ok(events)
+}

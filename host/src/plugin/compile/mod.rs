@@ -17,7 +17,7 @@ use super::limits::Limits;
 use super::text;
 use cache::Entry;
 pub use cache::default_cache_dir;
-pub(super) use cache::user_dir;
+pub(crate) use cache::user_dir;
 pub use child::{CompileLimit, Compiler};
 
 /// A compiled component, and how it came to be.

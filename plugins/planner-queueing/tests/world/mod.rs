@@ -10,6 +10,9 @@ use std::collections::{BinaryHeap, VecDeque};
 use sla_profiler_plugin::testing::{Random, decode_point, job, prefill_point};
 use sla_profiler_plugin::{Curves, Demand, Engine, Engines, Job, Measurements, Plan, PlannerModel, Sla};
 
+/// A figure in ms for each request, with the index of its class.
+type Requests = Vec<(usize, f64)>;
+
 /// One class of requests and what it was promised.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Class {
@@ -186,7 +189,7 @@ impl World {
     }
 
     /// Which class each of so many requests is of, and when it comes, in ms.
-    fn requests(&self, count: usize) -> Vec<(usize, f64)> {
+    fn requests(&self, count: usize) -> Requests {
         let mut random = Random::new(self.seed ^ 0x5eed);
         let mut now = 0.0;
         (0..count)
@@ -203,7 +206,7 @@ impl World {
     }
 
     /// TTFT of each request behind so many prefill engines, and the requests in the order in which they were done.
-    fn prefill(&self, engines: u32, count: usize) -> (Vec<(usize, f64)>, Vec<(usize, f64)>) {
+    fn prefill(&self, engines: u32, count: usize) -> (Requests, Requests) {
         let mut random = Random::new(self.seed ^ 0x7f7f);
         let ns = |ms: f64| (ms * 1e6) as u64;
         let mut free_at: BinaryHeap<Reverse<u64>> = (0..engines * self.servers).map(|_| Reverse(0)).collect();
@@ -221,7 +224,7 @@ impl World {
     }
 
     /// Mean ITL of each request on so many decode engines.
-    fn decode(&self, engines: u32, arrivals: &[(usize, f64)]) -> Vec<(usize, f64)> {
+    fn decode(&self, engines: u32, arrivals: &[(usize, f64)]) -> Requests {
         let mut pool: Vec<_> = (0..engines).map(|_| DecodeEngine::default()).collect();
         let mut waiting: VecDeque<(usize, f64)> = VecDeque::new();
         let (mut next, mut itl) = (0, Vec::new());

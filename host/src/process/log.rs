@@ -12,10 +12,10 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 /// Bytes kept of one process, if nothing else is said.
-pub(super) const LOG_BYTES: u64 = 16 << 20;
+pub(crate) const LOG_BYTES: u64 = 16 << 20;
 
 /// Writes it.
-pub(super) struct BoundedLog {
+pub(crate) struct BoundedLog {
     path: PathBuf,
     file: File,
     /// Bytes of `file` so far.
@@ -66,7 +66,7 @@ impl BoundedLog {
 }
 
 /// All that was kept. What is not UTF-8 is replaced.
-pub(super) fn read(path: &Path) -> io::Result<String> {
+pub(crate) fn read(path: &Path) -> io::Result<String> {
     let mut text = String::from_utf8_lossy(&fs::read(path)?).into_owned();
     let more = [".older", ".newer"].map(|ending| fs::read(with_ending(path, ending)).ok());
     if more.iter().any(Option::is_some) {
@@ -77,7 +77,7 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
 }
 
 /// The last lines that say something, for a person.
-pub(super) fn last_lines(text: &str, count: usize) -> Vec<&str> {
+pub(crate) fn last_lines(text: &str, count: usize) -> Vec<&str> {
     let mut lines: Vec<&str> = text.lines().rev().filter(|line| !line.trim().is_empty()).take(count).collect();
     lines.reverse();
     lines

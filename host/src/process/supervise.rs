@@ -19,6 +19,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,6 +27,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, WaitOptions, getpid, getppid, kill_process, kill_process_group, wait};
 
 use super::log::BoundedLog;
+use super::owner::Owner;
+use super::secrets::Lines;
 
 /// The hidden command.
 pub(crate) const COMMAND: &str = "__supervise";
@@ -42,7 +45,7 @@ const GIVE_UP: Duration = Duration::from_secs(10);
 
 /// A supervised process to start.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Supervised {
+pub(crate) struct Supervised {
     /// Program and arguments.
     pub command: Vec<String>,
     /// Added to the profiler's own environment.
@@ -59,7 +62,7 @@ pub(super) struct Supervised {
 
 impl Supervised {
     /// The command that starts the supervisor. Its standard input is the pipe.
-    pub fn command(&self) -> tokio::process::Command {
+    pub fn command(&self, owner: Option<&Owner>) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(own_program());
         command
             .args([COMMAND, "run"])
@@ -76,8 +79,26 @@ impl Supervised {
         if let Some(dir) = &self.working_dir {
             command.current_dir(dir);
         }
+        // Last, so that no template hides what is ours.
+        if let Some((name, token)) = owner.map(Owner::variable) {
+            command.env(name, token);
+        }
         command
     }
+}
+
+static AVAILABLE: OnceLock<()> = OnceLock::new();
+
+/// Says that this process runs the program that has the hidden command. Its `main` says so; a test or another program
+/// that uses the library does not.
+pub(crate) fn this_program_supervises() {
+    // Said twice is said once.
+    let _ = AVAILABLE.set(());
+}
+
+/// Whether supervisors can be started.
+pub(crate) fn is_available() -> bool {
+    AVAILABLE.get().is_some()
 }
 
 /// The running file, also when an update has replaced it meanwhile.
@@ -160,8 +181,12 @@ fn run(arguments: &[OsString]) -> Result<u8, String> {
         let mut buffer = [0; 16 << 10];
         // A full disk ends the log, not the engine: its output has to be read on.
         let mut keep = true;
+        let mut lines = Lines::default();
         while let Ok(count @ 1..) = output.read(&mut buffer) {
-            keep = keep && buffer.get(..count).is_some_and(|bytes| log.write(bytes).is_ok());
+            keep = keep && buffer.get(..count).is_some_and(|bytes| log.write(&lines.push(bytes)).is_ok());
+        }
+        if keep {
+            let _ = log.write(&lines.end());
         }
         let _ = written.send(());
     });
