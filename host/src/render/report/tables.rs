@@ -225,15 +225,19 @@ pub(super) fn tenures(report: &Report<'_>) -> Html {
         ],
     );
     for tenure in &report.tenancy.tenures {
-        let name = match tenure.candidate {
-            Some(id) => report.recording.candidate(id).map(|c| format!("{} {}", c.role, c.mapping.label())),
-            None => Some("the deployment".to_owned()),
+        let name = match tenure.candidate.and_then(|id| report.recording.candidate(id)) {
+            Some(first) => {
+                let others = tenure.also.iter().filter_map(|id| report.recording.candidate(*id));
+                let others: String = others.map(|other| format!(" and {}", other.role)).collect();
+                format!("{}{others} {}", first.role, first.mapping.label())
+            }
+            None => "the deployment".to_owned(),
         };
         let gpus: u32 = tenure.lanes.iter().map(|[_, count]| count).sum();
         let launching = tenure.launched_s.unwrap_or(tenure.to_s) - tenure.from_s;
         let measuring: f64 = tenure.measuring.iter().map(|[from, to]| to - from).sum();
         let idle = (tenure.to_s - tenure.from_s - launching - measuring).max(0.0);
-        html = html.raw("<tr>").element("th scope=\"row\"", &name.unwrap_or_default());
+        html = html.raw("<tr>").element("th scope=\"row\"", &name);
         for text in [gpus.to_string(), clock(tenure.from_s), clock(tenure.to_s)] {
             html = html.element("td class=\"n\"", &text);
         }

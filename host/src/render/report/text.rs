@@ -223,6 +223,17 @@ pub(super) fn points_summary(report: &Report<'_>) -> String {
     format!("All {} measured points", grouped(report.recording.measurements().count() as f64, 0))
 }
 
+/// Points that were not measured anew, by the run that measured them.
+fn reused(report: &Report<'_>) -> std::collections::BTreeMap<String, usize> {
+    let mut runs = std::collections::BTreeMap::new();
+    for record in report.recording.records() {
+        if let Event::Reused { run, .. } = &record.event {
+            *runs.entry(run.clone()).or_insert(0) += 1;
+        }
+    }
+    runs
+}
+
 fn entry(list: Html, name: &str, value: &str) -> Html {
     list.element("dt", name).raw("<dd>").element("code", value).raw("</dd>\n")
 }
@@ -236,6 +247,9 @@ pub(super) fn provenance(report: &Report<'_>) -> Html {
     list = entry(list, "Seed", &started.job.seed.to_string());
     list = entry(list, "Digest of what was asked for", &started.spec_sha256);
     list = entry(list, "Resumed", &format!("{resumed} times"));
+    for (run, points) in reused(report) {
+        list = entry(list, "Taken over", &format!("{points} points of {run}"));
+    }
     list = entry(list, "Journal", &format!("{} records", grouped(report.recording.records().len() as f64, 0)));
     list = list
         .raw("</dl>\n<h3>Plugins</h3>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Plugins\">");
