@@ -54,7 +54,8 @@ fn module(body: &str) -> String {
     format!("(module\n{}\n{describe}\n{body})", wat("prelude"))
 }
 
-fn assemble(text: &str) -> Vec<u8> {
+/// A module or component in its text form, as bytes.
+pub fn assemble(text: &str) -> Vec<u8> {
     wat::parse_str(text).unwrap_or_else(|error| panic!("{error}"))
 }
 

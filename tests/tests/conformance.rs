@@ -52,6 +52,11 @@ fn planner_sla_conforms() {
     conforms("planner-sla", 8);
 }
 
+#[test]
+fn planner_queueing_conforms() {
+    conforms("planner-queueing", 8);
+}
+
 /// Runs the suite on a component and returns the names of the properties that fail.
 fn failing(component: &[u8]) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();

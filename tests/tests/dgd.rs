@@ -117,6 +117,7 @@ fn spec(backend: Backend, api: DgdApi, moe: bool) -> RunSpec {
             tolerations: Vec::new(),
         },
         auto_apply: false,
+        budget: Default::default(),
         simulation: SimulationSpec {
             noise_cv: 0.0,
             model_error: 0.0,

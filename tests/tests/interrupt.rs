@@ -77,7 +77,7 @@ fn ctrl_c_releases_the_engines_and_resume_finds_the_same() {
     let said = wait(child);
     assert_eq!(said.code, i32::from(exit_code::INTERRUPTED), "{}", said.err);
     assert!(said.err.contains("--resume"), "says how to go on: {}", said.err);
-    assert!(said.out.is_empty(), "{}", said.out);
+    assert!(said.out.is_empty() || said.out.contains("Only the best answer so far: interrupted"), "{}", said.out);
     assert_eq!(count(dir.path(), "launched"), count(dir.path(), "released"), "no engine is left");
     assert!(count(dir.path(), "measured") < count(undisturbed(), "measured"));
     resumes(dir.path());

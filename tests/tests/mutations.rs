@@ -1,7 +1,6 @@
 //! What nobody wrote by hand: damaged components at the loader, and arbitrary bytes where a guest's answer should be.
 //!
-//! Bounded and seeded, so that a failure repeats. It is not guided by coverage: that needs instrumented builds of
-//! wasmtime, which take longer than all of CI.
+//! Bounded and seeded, so that a failure repeats. `tests/fuzz` does the same guided by coverage.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failure is the message")]
 

@@ -19,6 +19,15 @@ pub struct InputArgs {
 }
 
 impl InputArgs {
+    /// The same with a file where none is given.
+    #[must_use]
+    pub fn or(mut self, file: Option<String>) -> Self {
+        if self.is_empty() {
+            self.file = file;
+        }
+        self
+    }
+
     /// Whether none is given.
     pub const fn is_empty(&self) -> bool {
         self.file.is_none() && self.config.is_none()

@@ -239,6 +239,7 @@ fn last_word(
             let applying = phase == crate::run::Phase::AutoApply.dynamo_name();
             let reason = match error {
                 RunError::Interrupted => "Interrupted".to_owned(),
+                RunError::OutOfBudget(_) => "OutOfBudget".to_owned(),
                 RunError::Apply(_) => "DeploymentFailed".to_owned(),
                 _ => format!("{phase}Failed"),
             };

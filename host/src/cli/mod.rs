@@ -6,6 +6,7 @@ pub mod controller;
 pub mod drop_in;
 pub mod explain;
 pub mod kubernetes;
+pub mod plan;
 pub mod plugin;
 pub mod profile;
 pub mod replay;
@@ -59,6 +60,8 @@ enum Command {
     /// Run the seven phases: measure, select, plan, write the deployment, apply it
     #[command(after_long_help = exit_code::help())]
     Profile(Box<profile::Args>),
+    /// Say what a run would cost, as a range, before anything is created: launches, points, GPU-hours, time, money
+    Plan(Box<plan::Args>),
     /// Ask a recorded run again, with another policy or another SLA; measures nothing
     Replay(Box<replay::Args>),
     /// Say why a recorded run came out as it did, and which SLA would make another candidate win
@@ -120,6 +123,7 @@ fn run(command: Command, session: &Session) -> Result<u8, AppError> {
     let printer = &session.printer;
     match command {
         Command::Profile(args) => args.run(session),
+        Command::Plan(args) => args.run(session),
         Command::Replay(args) => args.run(session),
         Command::Explain(args) => args.run(session),
         Command::Controller(args) => args.run(session),

@@ -24,6 +24,7 @@ use crate::output::summary::Took;
 use crate::output::{exit_code, summary};
 use crate::phases::artifacts::Artifacts;
 use crate::phases::dry_run::{self, Prediction};
+use crate::phases::estimate;
 use crate::phases::policies::{Policies, Slot};
 use crate::phases::{self, Context, Outcome, RunError};
 use crate::plugin::api::Kind;
@@ -34,7 +35,8 @@ use crate::run::status::{self, StatusWriter};
 use crate::run::timeline::{LOG, Timeline};
 use crate::run::{Durability, Event, Existing, Journal, JournalError, Observer, Record, Recorder, RunDir, journal};
 use crate::scheduler::Scheduler;
-use crate::spec::{self, Flags, PluginChoice, PluginSource, Plugins, RunSpec};
+use crate::scheduler::budget::Budget;
+use crate::spec::{self, BudgetSpec, Flags, PluginChoice, PluginSource, Plugins, RunSpec};
 
 /// Run the seven phases.
 #[derive(Debug, clap::Args)]
@@ -57,9 +59,17 @@ pub struct Args {
     cluster: ClusterArgs,
     #[command(flatten)]
     flags: Flags,
+    /// JSON whatever the printer says.
+    #[arg(skip)]
+    json: bool,
 }
 
 impl Args {
+    /// A dry run.
+    pub fn dry(input: InputArgs, cluster: ClusterArgs, flags: Flags, json: bool) -> Self {
+        Self { input, out: PathBuf::new(), force: false, resume: false, dry_run: true, cluster, flags, json }
+    }
+
     /// Runs it and says with which code to exit.
     ///
     /// # Errors
@@ -141,16 +151,18 @@ impl Args {
         };
 
         let mut predicting = load_policies(&host, &spec)?;
-        let predict = dry_run::predict(&spec, &space, &mut predicting, self.cluster.estimate(&spec), only_role);
+        let expected = self.cluster.estimate(&spec);
         let Some(dir) = run_dir else {
-            let prediction = simulated_runtime()?.block_on(predict)?;
-            let text = if printer.is_json() {
-                json(&prediction)?
+            let estimate = estimate::estimate(&spec, &space, &mut predicting, expected, only_role);
+            let estimate = simulated_runtime()?.block_on(estimate)?;
+            let text = if printer.is_json() || self.json {
+                json(&estimate)?
             } else {
-                summary::dry_run(printer, &spec.job, &space, &prediction)
+                summary::dry_run(printer, &spec.job, &space, &estimate)
             };
             return write_out(session, &text).map(|()| exit_code::OK);
         };
+        let predict = dry_run::predict(&spec, &space, &mut predicting, expected, only_role);
         // Simulated points cost nothing but electricity; nobody is hurt if a power cut takes the last ones.
         let durability = if real.is_some() { Durability::Sync } else { Durability::Flush };
         let (mut journal, mut past) = Journal::open(&dir, durability)?;
@@ -293,7 +305,9 @@ fn fingerprint(
     plugins: &[crate::plugin::api::Identity],
     cluster: &ClusterArgs,
 ) -> Result<String, AppError> {
-    let bytes = serde_json::to_vec(&(env!("CARGO_PKG_VERSION"), spec, plugins, cluster))
+    // A run may go on with another budget.
+    let spec = RunSpec { budget: BudgetSpec::default(), ..spec.clone() };
+    let bytes = serde_json::to_vec(&(env!("CARGO_PKG_VERSION"), &spec, plugins, cluster))
         .map_err(|error| AppError::Io { action: "put the job into JSON", source: error.into() })?;
     Ok(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
 }
@@ -406,6 +420,8 @@ impl Run<'_> {
         let mut observers: Vec<Box<dyn Observer>> =
             vec![Box::new(Timeline::new(log)), Box::new(StatusWriter::new(self.dir.clone(), forecast))];
         observers.extend(observer);
+        let budget = Budget::new(&self.spec.budget, &candidates, journal::gpu_seconds(&past));
+        observers.push(Box::new(budget.clone()));
         if !self.session.printer.is_quiet() {
             observers.push(Box::new(Progress::new(
                 self.session.terminal.clone(),
@@ -439,7 +455,8 @@ impl Run<'_> {
             recorder.clone(),
             Some(self.dir.clone()),
             Arc::clone(&stop),
-        );
+        )
+        .within(budget.clone());
         let artifacts = Artifacts::new(self.dir.clone());
         let mut context = Context {
             spec: self.spec,
@@ -461,13 +478,54 @@ impl Run<'_> {
         let found = tokio::select! {
             biased;
             Ok(()) = aborted => Err(RunError::Interrupted),
+            () = budget.used_up(|| recorder.now_s()) => Err(RunError::Interrupted),
             found = running => found,
         };
         self.cluster.clean_up().await;
         interrupts.abort();
-        let found = found?;
+        let found = match found {
+            Err(RunError::Interrupted) if only_role.is_none() => self.conclude(&mut context, &budget)?,
+            Err(RunError::Interrupted) => {
+                return Err(budget.ended_by().map_or(RunError::Interrupted, RunError::OutOfBudget));
+            }
+            found => found?,
+        };
         let gpu_seconds = journal::gpu_seconds(&past) + scheduler.usage().gpu_seconds;
         Ok(Done { found, cluster_s: recorder.now_s(), gpu_seconds })
+    }
+}
+
+impl Run<'_> {
+    /// The best answer so far of a run that was stopped. Where the budget did it, that is the run's answer; where the user
+    /// did, it is written and shown, and the run is interrupted all the same.
+    fn conclude(&self, context: &mut Context<'_>, budget: &Budget) -> Result<Found, RunError> {
+        let by_budget = budget.ended_by();
+        let why = by_budget.clone().unwrap_or_else(|| "interrupted".to_owned());
+        let concluded = phases::conclude::run(context, why);
+        match (by_budget, concluded) {
+            (Some(_), Some((outcome, result))) => Ok(Found::All(Box::new(outcome), result)),
+            (Some(reason), None) => Err(RunError::OutOfBudget(reason)),
+            (None, concluded) => {
+                if let Some((_, result)) = concluded {
+                    let now_s = context.recorder.now_s();
+                    let took = Took {
+                        cluster_s: now_s,
+                        gpu_seconds: budget.used_gpu_seconds(now_s),
+                        real: Duration::from_secs_f64(now_s),
+                    };
+                    let printer = &self.session.printer;
+                    let text = if printer.is_json() {
+                        json(&result)
+                    } else {
+                        Ok(summary::result(printer, &result, self.dir.path(), &took))
+                    };
+                    if let Err(error) = text.and_then(|text| write_out(self.session, &text)) {
+                        tracing::warn!("{error}");
+                    }
+                }
+                Err(RunError::Interrupted)
+            }
+        }
     }
 }
 

@@ -14,6 +14,7 @@ pub mod measurement;
 pub mod memory;
 pub mod model;
 
+pub(crate) mod random;
 pub mod roofline;
 #[cfg(test)]
 pub(crate) mod samples;

@@ -147,3 +147,49 @@ impl Engine for PredictedEngine {
         Ok(())
     }
 }
+
+/// Another cluster's expectations, taken so many times as long: for the ends of a range. Nothing can be launched on it.
+pub struct Paced {
+    other: Arc<dyn Cluster>,
+    launch: f64,
+    measure: f64,
+}
+
+impl Paced {
+    /// Factors on the time of launches and of points.
+    pub fn new(other: Arc<dyn Cluster>, launch: f64, measure: f64) -> Self {
+        Self { other, launch, measure }
+    }
+}
+
+#[async_trait]
+impl Cluster for Paced {
+    fn kind(&self) -> &'static str {
+        self.other.kind()
+    }
+
+    fn gpus(&self) -> u32 {
+        self.other.gpus()
+    }
+
+    fn expected_launch(&self, launch: &Launch) -> Duration {
+        self.other.expected_launch(launch).mul_f64(self.launch)
+    }
+
+    fn expected_measure(&self, launch: &Launch, probe: &Probe) -> Duration {
+        self.other.expected_measure(launch, probe).mul_f64(self.measure)
+    }
+
+    async fn launch(&self, launch: &Launch) -> Result<Box<dyn Engine>, Failure> {
+        Err(Failure {
+            candidate: launch.id,
+            class: crate::domain::FailureClass::Other,
+            probe: None,
+            reason: "an expectation launches nothing".to_owned(),
+        })
+    }
+
+    async fn apply(&self, _request: &ApplyRequest) -> Result<Box<dyn Deployment>, ApplyError> {
+        Err(ApplyError::Invalid("an expectation deploys nothing".to_owned()))
+    }
+}

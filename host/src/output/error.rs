@@ -136,6 +136,7 @@ impl AppError {
                 RunError::Dgd(_) | RunError::Apply(_) => code::DEPLOYMENT,
                 RunError::Render { .. } => code::UNEXPECTED,
                 RunError::Interrupted => code::INTERRUPTED,
+                RunError::OutOfBudget(_) => code::OUT_OF_BUDGET,
             },
             AppError::NoCandidate { .. } => code::NO_CANDIDATE,
             AppError::KvTooSmall { .. } => code::KV_TOO_SMALL,
@@ -161,6 +162,9 @@ impl AppError {
             }
             AppError::Run(RunError::NothingMeasured { .. }) => {
                 Some("profile_sla.log and each candidate's engine.log tell more".to_owned())
+            }
+            AppError::Run(RunError::OutOfBudget(_)) => {
+                Some("the same command with a larger budget and --resume goes on".to_owned())
             }
             AppError::Run(RunError::Interrupted) => Some("the same command with --resume goes on".to_owned()),
             AppError::NoCandidate { .. } => Some(

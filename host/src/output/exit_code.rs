@@ -29,6 +29,8 @@ pub const NO_CANDIDATE: u8 = 11;
 pub const CHECK_MISSED: u8 = 12;
 /// The weights fit, but the KV cache of no legal mapping holds one request; nothing was launched.
 pub const KV_TOO_SMALL: u8 = 13;
+/// The budget was used up before there was an answer.
+pub const OUT_OF_BUDGET: u8 = 16;
 /// Interrupted; what was measured is kept.
 pub const INTERRUPTED: u8 = 130;
 
@@ -48,6 +50,7 @@ pub const ALL: &[(u8, &str)] = &[
     (NO_CANDIDATE, "no legal mapping fits the GPUs; nothing was launched"),
     (CHECK_MISSED, "the deployment came up, but its check run did not keep what the plan promised"),
     (KV_TOO_SMALL, "the weights fit, but the KV cache of no mapping holds one request; nothing was launched"),
+    (OUT_OF_BUDGET, "the budget was used up before there was an answer; --resume with a larger one goes on"),
     (INTERRUPTED, "interrupted; what was measured is kept"),
 ];
 

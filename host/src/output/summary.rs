@@ -9,10 +9,10 @@ use crate::domain::search_space::SearchSpace;
 use crate::domain::{Candidate, Choice, Demand, Job, Role};
 use crate::engine::CheckReport;
 use crate::phases::artifacts::{DECODE_CURVE, MEASUREMENTS, PREFILL_CURVE, RESULT};
-use crate::phases::dry_run::Prediction;
+use crate::phases::estimate::Estimate;
 use crate::phases::generation::FINAL_CONFIG;
 use crate::render::number::{grouped, plain};
-use crate::render::result::{ResultFile, SelectedEngine};
+use crate::render::result::{Incomplete, ResultFile, SelectedEngine};
 use crate::render::table::{self, Style};
 use crate::run::timeline::{LOG, clock};
 
@@ -95,6 +95,17 @@ pub fn result(printer: &Printer, result: &ResultFile, dir: &Path, took: &Took) -
     if let Some(reason) = &result.not_applied {
         push_line(&mut text, &format!("  Not applied: {reason}."));
     }
+    for (role, engine) in [(Role::Prefill, &result.selected.prefill), (Role::Decode, &result.selected.decode)] {
+        for sentence in engine.certainty.sentences(role, &engine.label, &engine.binding) {
+            push_line(&mut text, &fitted(&sentence, "  ", width));
+        }
+    }
+    if let Some(Incomplete { reason, not_looked_at }) = &result.incomplete {
+        push_line(&mut text, &fitted(&format!("! Only the best answer so far: {reason}."), "  ", width));
+        if !not_looked_at.is_empty() {
+            push_line(&mut text, &fitted(&format!("Not looked at: {}.", not_looked_at.join(", ")), "    ", width));
+        }
+    }
     if result.degraded {
         let words = "! Degraded: a bundled plugin stood in for one that failed; the log says which and why.";
         push_line(&mut text, &fitted(words, "  ", width));
@@ -168,7 +179,8 @@ fn duration(seconds: f64) -> String {
 }
 
 /// What a run would do.
-pub fn dry_run(printer: &Printer, job: &Job, space: &SearchSpace, prediction: &Prediction) -> String {
+pub fn dry_run(printer: &Printer, job: &Job, space: &SearchSpace, estimate: &Estimate) -> String {
+    let Estimate { likely: prediction, low, high, rests_on, budget } = estimate;
     let mut text = format!("\n{}\n\n", fitted(&question(job), "", usize::from(printer.width())));
     push_line(&mut text, "Would launch, one after the other or side by side as GPUs allow:");
     for launch in &prediction.launches {
@@ -224,6 +236,25 @@ pub fn dry_run(printer: &Printer, job: &Job, space: &SearchSpace, prediction: &P
             prediction.gpu_hours
         ),
     );
+    let money =
+        low.cost.zip(high.cost).map_or_else(String::new, |(low, high)| format!(", {low:.2} to {high:.2} in money"));
+    let range = format!(
+        "Range: {} to {}, {:.2} to {:.2} GPU-hours{money}; {} to {} launches, {} to {} points.",
+        duration(low.wall_s),
+        duration(high.wall_s),
+        low.gpu_hours,
+        high.gpu_hours,
+        low.launches.min(high.launches),
+        low.launches.max(high.launches),
+        low.points.min(high.points),
+        low.points.max(high.points),
+    );
+    let width = usize::from(printer.width());
+    push_line(&mut text, &fitted(&range, "", width));
+    push_line(&mut text, &fitted(&format!("It rests on {}.", rests_on.join("; ")), "  ", width));
+    if let Some(budget) = budget {
+        push_line(&mut text, &fitted(&format!("Budget: {budget}."), "", width));
+    }
     text
 }
 

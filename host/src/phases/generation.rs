@@ -15,6 +15,22 @@ pub const FINAL_CONFIG: &str = "final_config.yaml";
 /// # Errors
 /// If the planner fails and nobody stands in for it, or the deployment cannot be generated.
 pub fn run(context: &mut Context<'_>, chosen: &Chosen) -> Result<(Generated, Plan, String), RunError> {
+    decided(context, chosen, true)
+}
+
+/// The same for an answer that does not stand: the journal does not hear of it.
+///
+/// # Errors
+/// As [`run`].
+pub fn without_record(context: &mut Context<'_>, chosen: &Chosen) -> Result<(Generated, Plan, String), RunError> {
+    decided(context, chosen, false)
+}
+
+fn decided(
+    context: &mut Context<'_>,
+    chosen: &Chosen,
+    is_recorded: bool,
+) -> Result<(Generated, Plan, String), RunError> {
     let history = context.recorder.history();
     let candidates = &context.space.candidates;
     let engine = |role: Role| {
@@ -30,13 +46,15 @@ pub fn run(context: &mut Context<'_>, chosen: &Chosen) -> Result<(Generated, Pla
     let (prefill, decode) = (engine(Role::Prefill)?, engine(Role::Decode)?);
     let made = context.policies.plan(context.recorder, &context.spec.job, &prefill, &decode)?;
     let plan = made.decided.value;
-    context.recorder.record(Event::Decided {
-        phase: Phase::Generation,
-        plugin: made.plugin,
-        cost: made.decided.cost,
-        decision: Decision::Plan(plan.clone()),
-    })?;
-    if !plan.meets_sla {
+    if is_recorded {
+        context.recorder.record(Event::Decided {
+            phase: Phase::Generation,
+            plugin: made.plugin,
+            cost: made.decided.cost,
+            decision: Decision::Plan(plan.clone()),
+        })?;
+    }
+    if is_recorded && !plan.meets_sla {
         let reason = format!(
             "the plan does not meet the SLA: TTFT {:.0} ms, ITL {:.1} ms",
             plan.expected_ttft_ms, plan.expected_itl_ms

@@ -15,9 +15,11 @@
 pub mod artifacts;
 pub mod auto_apply;
 pub mod candidates;
+pub mod conclude;
 pub mod decode_interpolation;
 pub mod decode_sweep;
 pub mod dry_run;
+pub mod estimate;
 pub mod generation;
 pub mod one_role;
 pub mod policies;
@@ -31,7 +33,7 @@ use crate::domain::search_space::SearchSpace;
 use crate::domain::{Chosen, Plan, Role};
 use crate::engine::{ApplyError, CheckReport};
 use crate::plugin::PluginError;
-use crate::render::result::{self, Findings, ResultFile};
+use crate::render::result::{self, Findings, Incomplete, ResultFile};
 use crate::run::{DirError, Event, JournalError, Phase, Recorder};
 use crate::scheduler::side_by_side::independent;
 use crate::scheduler::{Halt, Scheduler};
@@ -70,6 +72,8 @@ pub struct Outcome {
     pub rolled_back: Option<String>,
     /// Whether a bundled plugin stood in for one that failed.
     pub degraded: bool,
+    /// Why this is only the best answer so far.
+    pub incomplete: Option<Incomplete>,
 }
 
 impl Outcome {
@@ -121,6 +125,9 @@ pub enum RunError {
     /// Phase 7 failed. Everything before it is done and written.
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    /// The budget ended before there was an answer.
+    #[error("the budget is used up before there was an answer: {0}; what was measured so far is kept")]
+    OutOfBudget(String),
     /// The user asked to stop.
     #[error("interrupted; what was measured so far is kept")]
     Interrupted,
@@ -201,7 +208,8 @@ async fn all(context: &mut Context<'_>) -> Result<(Outcome, Box<ResultFile>), Ru
     finish(recorder, Phase::Generation, summary)?;
 
     let degraded = context.policies.degraded();
-    let mut outcome = Outcome { chosen, plan, check: None, not_applied: None, rolled_back: None, degraded };
+    let mut outcome =
+        Outcome { chosen, plan, check: None, not_applied: None, rolled_back: None, degraded, incomplete: None };
     if context.spec.auto_apply {
         // Whatever phase 7 comes to, the answer is on the disk by then.
         outcome.not_applied = auto_apply::objection(context, &outcome);
@@ -237,6 +245,7 @@ fn result(context: &Context<'_>, outcome: &Outcome) -> Result<Box<ResultFile>, R
             check: outcome.check.as_ref(),
             not_applied: outcome.not_applied.as_deref(),
             degraded: outcome.degraded,
+            incomplete: outcome.incomplete.as_ref(),
         },
     );
     // Choices come from the search space, so that this does not happen; and if it did, a file without them would lie.

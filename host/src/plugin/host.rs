@@ -22,6 +22,7 @@ use super::guest::GuestState;
 use super::loader::{self, Loaded, Loader};
 use super::store::{self, Entry, Store, StoreError};
 use super::surface::Item;
+use super::text;
 use super::{Limits, PluginError, compile, engine};
 
 /// How to set up a [`PluginHost`].
@@ -405,7 +406,7 @@ impl PluginHost {
         let Plugin { loaded, limits, grants, settings } = plugin;
         // The trial call has been through the same checks.
         let pre = pre(loaded.pre.clone()).map_err(|error| {
-            PluginError::new(loaded.subject.clone(), LoadProblem::Contract { reason: format!("{error:#}") })
+            PluginError::new(loaded.subject.clone(), LoadProblem::Contract { reason: text::reason(&error) })
         })?;
         Ok(Wasm {
             engine: self.engine.clone(),

@@ -117,7 +117,7 @@ impl Loader<'_> {
         let compiler = if bundled { &Compiler::Here } else { self.compiler };
         let setup = compile::Setup { engine: self.engine, limits: self.limits, cache: self.cache, compiler };
         let compiled = setup.component(wasm, &sha256).map_err(failed)?;
-        let contract = |error: wasmtime::Error| failed(LoadProblem::Contract { reason: format!("{error:#}") });
+        let contract = |error: wasmtime::Error| failed(LoadProblem::Contract { reason: text::reason(&error) });
         let pre = self.linker.instantiate_pre(&compiled.component).map_err(contract)?;
         let about = self.describe(kind, &subject, &pre)?;
         let (about, settings) = check_description(about).map_err(|why| failed(LoadProblem::Description(why)))?;
@@ -157,7 +157,7 @@ impl Loader<'_> {
                 .and_then(|about| exports_kind(kind, store, &instance).map(|()| about));
             match about {
                 Ok(about) => Ok(Ok(about.sla_profiler_base_about().call_describe(store)?)),
-                Err(error) => Ok(Err(format!("{error:#}"))),
+                Err(error) => Ok(Err(text::reason(&error))),
             }
         })?;
         answer.map_err(|reason| PluginError::new(subject.clone(), LoadProblem::Contract { reason }))

@@ -46,7 +46,7 @@ impl Surface {
         if Parser::is_core_wasm(bytes) {
             return Err(LoadProblem::CoreModule);
         }
-        Self::outermost(bytes).map_err(|error| LoadProblem::Malformed(error.to_string()))
+        Self::outermost(bytes).map_err(|error| LoadProblem::Malformed(text::reason(&error)))
     }
 
     /// The items of the outermost component; those of modules and components within it are nobody's business.
@@ -208,6 +208,15 @@ mod tests {
         let component = wat::parse_str("(component (import \"f\" (func)))").expect("valid");
         assert!(matches!(Surface::read(&component[..component.len() - 1]), Err(LoadProblem::Malformed(_))));
         assert!(matches!(Surface::read(b"\0asm"), Err(LoadProblem::Malformed(_))));
+    }
+
+    #[test]
+    fn names_in_a_file_do_nothing_to_the_terminal() {
+        let name = "a:b/c@1.0.0";
+        let component = wat::parse_str(format!("(component (import \"{name}\" (func)))")).expect("valid");
+        let hostile = String::from_utf8_lossy(&component).replace(name, "a:b/c@\x1b[2J\n");
+        let Err(LoadProblem::Malformed(reason)) = Surface::read(hostile.as_bytes()) else { panic!("it is malformed") };
+        assert!(reason.contains("import name") && !reason.chars().any(char::is_control), "{reason:?}");
     }
 
     #[test]

@@ -16,6 +16,11 @@ pub(super) fn one_line(text: &str, max_chars: usize) -> String {
     line
 }
 
+/// What a parser or compiler says of a file: it may repeat names that stand in it.
+pub(super) fn reason(error: &impl std::fmt::Display) -> String {
+    one_line(&format!("{error:#}"), 600)
+}
+
 /// The characters behind "Trojan Source" (CVE-2021-42574).
 const fn is_bidi_control(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

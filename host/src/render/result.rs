@@ -3,9 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::certainty::Certainty;
 use crate::domain::search_space::{Rejected, SearchSpace};
 use crate::domain::{
-    Candidate, CandidateId, Choice, Chosen, EngineFacts, History, Job, Mapping, Measurement, Plan, Selection,
+    Candidate, CandidateId, Choice, Chosen, EngineFacts, History, Job, Mapping, Measurement, Plan, Role, Selection,
 };
 use crate::engine::CheckReport;
 use crate::plugin::api::Identity;
@@ -77,6 +78,9 @@ pub struct ResultFile {
     pub check: Option<CheckReport>,
     /// Why phase 7 was skipped although it was asked for.
     pub not_applied: Option<String>,
+    /// Why this is only the best answer so far; absent where the run came to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incomplete: Option<Incomplete>,
     /// All candidates.
     pub candidates: Vec<CandidateRow>,
     /// Mappings that are not candidates.
@@ -115,6 +119,18 @@ pub struct SelectedEngine {
     pub reason: String,
     /// What limits it; empty for nothing.
     pub binding: String,
+    /// Against its target and the runner-up.
+    #[serde(default)]
+    pub certainty: Certainty,
+}
+
+/// Why a run ended before it was done, with the best answer so far.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Incomplete {
+    /// For a person.
+    pub reason: String,
+    /// Candidates and curves that were to come.
+    pub not_looked_at: Vec<String>,
 }
 
 /// What measuring took. Counts what engines did, not how long they were kept, so that it does not depend on when the
@@ -203,7 +219,8 @@ pub fn operating_point(job: &Job, history: &History, id: CandidateId, choice: Op
     }
 }
 
-fn selected(space: &SearchSpace, choice: &Choice) -> Option<SelectedEngine> {
+fn selected(job: &Job, space: &SearchSpace, history: &History, role: Role, chosen: &Chosen) -> Option<SelectedEngine> {
+    let choice = chosen.of(role);
     let candidate = space.candidates.get(choice.candidate as usize)?;
     Some(SelectedEngine {
         id: choice.candidate,
@@ -214,6 +231,7 @@ fn selected(space: &SearchSpace, choice: &Choice) -> Option<SelectedEngine> {
         meets_sla: choice.meets_sla,
         reason: choice.reason.clone(),
         binding: choice.binding.clone(),
+        certainty: Certainty::of(job, &space.candidates, history, role, chosen.selection.ranking(role)),
     })
 }
 
@@ -230,6 +248,8 @@ pub struct Findings<'a> {
     pub not_applied: Option<&'a str>,
     /// Whether a bundled plugin stood in for one that failed.
     pub degraded: bool,
+    /// Why it is only the best answer so far.
+    pub incomplete: Option<&'a Incomplete>,
 }
 
 /// Puts the answer together; `None` if the outcome names a candidate that does not exist.
@@ -241,8 +261,9 @@ pub fn result_file(
     history: &History,
     findings: Findings<'_>,
 ) -> Option<ResultFile> {
-    let Findings { chosen, plan, check, not_applied, degraded } = findings;
-    let Chosen { prefill, decode, selection } = chosen;
+    let Findings { chosen, plan, check, not_applied, degraded, incomplete } = findings;
+    let selection = &chosen.selection;
+    let selected = |role| selected(job, space, history, role, chosen);
     Some(ResultFile {
         schema_version: SCHEMA_VERSION,
         program_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -251,10 +272,11 @@ pub fn result_file(
         job: job.clone(),
         cluster: cluster.to_owned(),
         plugins,
-        selected: Selected { prefill: selected(space, prefill)?, decode: selected(space, decode)? },
+        selected: Selected { prefill: selected(Role::Prefill)?, decode: selected(Role::Decode)? },
         plan: plan.clone(),
         check: check.cloned(),
         not_applied: not_applied.map(str::to_owned),
+        incomplete: incomplete.cloned(),
         candidates: rows(job, &space.candidates, history, selection),
         rejected: space.rejected.clone(),
         notes: selection.notes.clone(),

@@ -15,6 +15,7 @@
 //! Strategies say what to measure; only this module says where. Time is tokio's, so the same code packs engines on a
 //! real cluster and on a virtual clock.
 
+pub mod budget;
 pub mod likely;
 mod pool;
 pub mod side_by_side;
@@ -29,6 +30,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use self::budget::{Action, Budget};
 use self::pool::{Batch, Key, Live, Nodes, Place, Pool};
 use crate::domain::{Aim, Candidate, CandidateId, EngineFacts, Failure, FailureClass, Probe, Role};
 use crate::engine::{Cluster, Engine, Launch};
@@ -78,6 +80,7 @@ pub struct Scheduler {
     /// GPUs became free, or an engine idle, or it became clearer how long launches take.
     changed: Notify,
     stop: Arc<AtomicBool>,
+    budget: Option<Budget>,
 }
 
 /// What a run has used.
@@ -108,7 +111,7 @@ impl Scheduler {
     ) -> Self {
         let pool = Mutex::new(Pool::new(Nodes::new(cluster.gpus(), cluster.gpus_per_node())));
         let scheduling = Scheduling::default();
-        Self { cluster, candidates, recorder, logs, scheduling, pool, changed: Notify::new(), stop }
+        Self { cluster, candidates, recorder, logs, scheduling, pool, changed: Notify::new(), stop, budget: None }
     }
 
     /// The same with other bounds.
@@ -116,6 +119,29 @@ impl Scheduler {
     pub fn with(mut self, scheduling: Scheduling) -> Self {
         self.scheduling = scheduling;
         self
+    }
+
+    /// The same within a budget: what it cannot afford is not begun, and ends the run as the user's wish would.
+    #[must_use]
+    pub fn within(mut self, budget: Budget) -> Self {
+        self.budget = Some(budget);
+        self
+    }
+
+    /// Whether the budget is enough for this. If not, everything stops.
+    fn affords(&self, action: Action, id: CandidateId, candidate: &Candidate, probe: Option<&Probe>) -> bool {
+        let Some(budget) = &self.budget else { return true };
+        let launch = Launch { id, candidate: candidate.clone() };
+        let expected = match probe {
+            Some(probe) => self.cluster.expected_measure(&launch, probe),
+            None => self.cluster.expected_launch(&launch),
+        };
+        let affords = budget.affords(action, id, expected, self.recorder.now_s());
+        if !affords {
+            self.stop.store(true, Ordering::Relaxed);
+            self.changed.notify_waiters();
+        }
+        affords
     }
 
     /// The cluster that it schedules.
@@ -221,7 +247,7 @@ impl Scheduler {
             return Ok(());
         };
         for probe in probes {
-            if self.is_stopped() {
+            if self.is_stopped() || !self.affords(Action::Measure, id, candidate, Some(probe)) {
                 self.put_back(live);
                 return Err(Halt::Interrupted);
             }
@@ -321,7 +347,6 @@ impl Scheduler {
             && let Some(place) = pool.nodes.take(gpus)
         {
             pool.launching.push(key);
-            pool.launches += 1;
             pool.keeps_all |= pool.let_go.contains(&key);
             return Found::Room(place);
         }
@@ -353,11 +378,17 @@ impl Scheduler {
         place: Place,
     ) -> Result<Option<Live>, Halt> {
         let since_s = self.recorder.now_s();
+        if !self.affords(Action::Launch { gpus: candidate.gpus() }, id, candidate, None) {
+            self.pool().remove_launching(key);
+            self.free(&place, since_s);
+            return Err(Halt::Interrupted);
+        }
         if let Err(error) = self.recorder.record(Event::Launching { candidate: id }) {
             self.pool().remove_launching(key);
             self.free(&place, since_s);
             return Err(error.into());
         }
+        self.pool().launches += 1;
         let launched = self.patiently(&Launch { id, candidate: candidate.clone() }).await;
         self.pool().remove_launching(key);
         match launched {

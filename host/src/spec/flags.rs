@@ -94,6 +94,18 @@ pub struct Flags {
     /// Folder that the planner model may read, and the name under which it asks for it
     #[arg(long, value_name = "NAME=DIR", value_parser = key_value)]
     pub planner_grant: Vec<(String, String)>,
+    /// End with the best answer so far before engines have held this many GPUs times hours
+    #[arg(long, value_name = "HOURS", allow_negative_numbers = true)]
+    pub max_gpu_hours: Option<f64>,
+    /// End with the best answer so far within this time, such as 40m, 1.5h or 90s
+    #[arg(long, value_name = "TIME")]
+    pub max_wall: Option<String>,
+    /// End with the best answer so far before this much money is spent; needs --gpu-hour-price
+    #[arg(long, value_name = "MONEY", allow_negative_numbers = true)]
+    pub max_cost: Option<f64>,
+    /// Price of one GPU for one hour, in the currency of --max-cost
+    #[arg(long, value_name = "MONEY", allow_negative_numbers = true)]
+    pub gpu_hour_price: Option<f64>,
     /// Stop when a plugin fails, instead of falling back to the bundled one
     #[arg(long)]
     pub strict_plugins: bool,

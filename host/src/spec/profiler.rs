@@ -49,6 +49,8 @@ pub(super) struct Profiler {
     pub max_num_gpus_per_engine: Option<u32>,
     /// Form of the generated DynamoGraphDeployment.
     pub dgd_api: Option<DgdApi>,
+    /// What the run may cost.
+    pub budget: Option<Budget>,
     /// Make-up of the simulated cluster.
     pub simulation: Option<Simulation>,
     /// How real engines are brought up and measured.
@@ -57,6 +59,20 @@ pub(super) struct Profiler {
     pub model: Option<Model>,
     /// Figures of a GPU that the catalog lacks.
     pub gpu: Option<GpuSku>,
+}
+
+/// What the run may cost. It ends with the best answer so far before any of these is exceeded.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Budget {
+    /// GPUs times hours that engines hold, launching included.
+    pub max_gpu_hours: Option<f64>,
+    /// Time from start to end, such as `40m`, `1.5h` or `90s`.
+    pub max_wall: Option<String>,
+    /// Money; needs `gpuHourPrice`.
+    pub max_cost: Option<f64>,
+    /// Price of one GPU for one hour, in the currency of `maxCost`.
+    pub gpu_hour_price: Option<f64>,
 }
 
 /// One plugin with its settings.

@@ -76,6 +76,7 @@ pub(super) struct Request {
     pub strict_plugins: Option<Given<bool>>,
     pub seed: Option<Given<u32>>,
     pub dgd_api: Option<Given<DgdApi>>,
+    pub budget: BudgetGiven,
     pub simulation: SimulationGiven,
     pub engines: Option<Given<EnginesSpec>>,
     pub auto_apply: Option<Given<bool>>,
@@ -90,6 +91,15 @@ pub(super) struct Request {
     pub tolerations: Option<Given<Vec<Json>>>,
     pub output_dir: Option<Given<String>>,
     pub warnings: Vec<String>,
+}
+
+/// What a file says of the run's cost.
+#[derive(Debug, Default)]
+pub(super) struct BudgetGiven {
+    pub max_gpu_hours: Option<Given<f64>>,
+    pub max_wall: Option<Given<String>>,
+    pub max_cost: Option<Given<f64>>,
+    pub gpu_hour_price: Option<Given<f64>>,
 }
 
 /// What a file says of the simulated cluster.
@@ -584,6 +594,13 @@ fn ours(profiler: Option<Profiler>, view: &View<'_>, request: &mut Request) -> R
     request.strict_plugins = view.given(&path("strictPlugins"), profiler.strict_plugins);
     request.seed = view.given(&path("seed"), profiler.seed);
     request.dgd_api = view.given(&path("dgdApi"), profiler.dgd_api);
+    let budget = profiler.budget.unwrap_or_default();
+    request.budget = BudgetGiven {
+        max_gpu_hours: view.given(&path("budget.maxGpuHours"), budget.max_gpu_hours),
+        max_wall: view.given(&path("budget.maxWall"), budget.max_wall),
+        max_cost: view.given(&path("budget.maxCost"), budget.max_cost),
+        gpu_hour_price: view.given(&path("budget.gpuHourPrice"), budget.gpu_hour_price),
+    };
     let simulation = profiler.simulation.unwrap_or_default();
     let part = |key: &str, value: Option<f64>| view.given(&path(&format!("simulation.{key}")), value);
     request.simulation = SimulationGiven {

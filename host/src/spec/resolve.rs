@@ -251,6 +251,7 @@ impl Resolver<'_> {
         let demand = self.demand(&mut request)?;
         let plugins = self.plugins(&mut request)?;
         let seed = self.pick("profiler.seed", "--seed", self.flags.seed, request.seed.take(), self.defaults.seed).value;
+        let budget = self.budget(&mut request)?;
         let simulation = self.simulation(&mut request)?;
         let engines = self.engines(&mut request)?;
         let by_flag = match (self.flags.auto_apply, self.flags.no_auto_apply) {
@@ -270,6 +271,7 @@ impl Resolver<'_> {
             plugins,
             deployment,
             auto_apply,
+            budget,
             simulation,
             engines,
             output_dir: output_dir.map(PathBuf::from),
@@ -808,6 +810,34 @@ impl Resolver<'_> {
         }
     }
 
+    fn budget(&mut self, request: &mut Request) -> Result<BudgetSpec, SpecError> {
+        let (flags, given) = (self.flags, std::mem::take(&mut request.budget));
+        let mut amount = |key: &str, flag: &'static str, by_flag: Option<f64>, given| {
+            let field: Option<Field<f64>> = Field::choose(flag, by_flag, given);
+            let field = field.map(|field| field.within(Range::Positive)).transpose()?;
+            Ok::<_, SpecError>(self.optional(&format!("profiler.budget.{key}"), field))
+        };
+        let max_gpu_hours = amount("maxGpuHours", "--max-gpu-hours", flags.max_gpu_hours, given.max_gpu_hours)?;
+        let gpu_hour_price = amount("gpuHourPrice", "--gpu-hour-price", flags.gpu_hour_price, given.gpu_hour_price)?;
+        let max_cost = Field::choose("--max-cost", flags.max_cost, given.max_cost);
+        if let Some(cost) = max_cost.as_ref().filter(|_| gpu_hour_price.is_none()) {
+            return Err(cost.error("needs the price of a GPU: --gpu-hour-price or profiler.budget.gpuHourPrice"));
+        }
+        let max_cost = max_cost.map(|field| field.within(Range::Positive)).transpose()?;
+        let max_cost = self.optional("profiler.budget.maxCost", max_cost);
+        let wall = Field::choose("--max-wall", flags.max_wall.clone(), given.max_wall);
+        let max_wall_s = wall
+            .as_ref()
+            .map(|wall| {
+                let wrong =
+                    || wall.error(format_args!("is {:?}; a time above 0 is written 40m, 1.5h or 90s", wall.value));
+                seconds(&wall.value).ok_or_else(wrong)
+            })
+            .transpose()?;
+        self.optional("profiler.budget.maxWall", wall);
+        Ok(BudgetSpec { max_gpu_hours, max_wall_s, max_cost, gpu_hour_price })
+    }
+
     fn simulation(&mut self, request: &mut Request) -> Result<SimulationSpec, SpecError> {
         let (flags, defaults, given) = (self.flags, &self.defaults.simulation, std::mem::take(&mut request.simulation));
         let mut part = |key: &str, flag: &'static str, by_flag: Option<f64>, given, default: f64, range: Range| {
@@ -994,6 +1024,18 @@ fn kebab(camel: &str) -> String {
 }
 
 /// Place of a value in the listing: the order of a DGDR.
+/// `40m`, `1.5h`, `90s` or `90`: seconds above 0.
+fn seconds(text: &str) -> Option<f64> {
+    let text = text.trim();
+    let (number, unit_s) = match text.char_indices().last()? {
+        (at, 'h') => (text.get(..at)?, 3600.0),
+        (at, 'm') => (text.get(..at)?, 60.0),
+        (at, 's') => (text.get(..at)?, 1.0),
+        _ => (text, 1.0),
+    };
+    number.trim_end().parse::<f64>().ok().map(|n| n * unit_s).filter(|s| s.is_finite() && *s > 0.0)
+}
+
 fn rank(path: &str) -> usize {
     const ORDER: [&str; 15] = [
         "metadata",

@@ -23,12 +23,41 @@ pub struct RunSpec {
     pub deployment: DeploymentSpec,
     /// Whether phase 7 runs.
     pub auto_apply: bool,
+    /// What the run may cost.
+    pub budget: BudgetSpec,
     /// The simulated cluster's make-up.
     pub simulation: SimulationSpec,
     /// How real engines are brought up and measured.
     pub engines: EnginesSpec,
     /// Where the results go, if the DGDR says so (`outputDir`); the command line's `--out` comes first.
     pub output_dir: Option<PathBuf>,
+}
+
+/// What a run may cost; nothing is limited unless it is given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct BudgetSpec {
+    /// GPUs times hours that engines hold, launching included.
+    pub max_gpu_hours: Option<f64>,
+    /// Seconds from start to end, on the cluster's clock.
+    pub max_wall_s: Option<f64>,
+    /// Money; only with `gpu_hour_price`.
+    pub max_cost: Option<f64>,
+    /// Price of one GPU for one hour.
+    pub gpu_hour_price: Option<f64>,
+}
+
+impl BudgetSpec {
+    /// GPUs times seconds that may be used, where that is limited: the lesser of what is given in hours and in money.
+    pub fn gpu_seconds(&self) -> Option<f64> {
+        let by_cost = self.max_cost.zip(self.gpu_hour_price).map(|(cost, price)| cost / price);
+        let hours = self.max_gpu_hours.into_iter().chain(by_cost).reduce(f64::min)?;
+        Some(hours * 3600.0)
+    }
+
+    /// What so many GPU-hours cost.
+    pub fn cost(&self, gpu_hours: f64) -> Option<f64> {
+        self.gpu_hour_price.map(|price| price * gpu_hours)
+    }
 }
 
 /// Range of input lengths in tokens, both ends included.

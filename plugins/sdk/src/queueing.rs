@@ -1,5 +1,9 @@
 //! How long requests wait, and how many are in flight: the formulas behind [`sizing`](crate::sizing).
 
+mod mixed;
+
+pub use mixed::{Kind, MixedQueue, Waits};
+
 /// Probability that an arrival has to wait in M/M/c (Erlang's C formula); a good approximation for M/D/c as well, and
 /// exact for one server. `load` is arrival rate times service time, in servers. 1 where the load is not below `servers`.
 ///
@@ -176,6 +180,15 @@ impl InFlight {
     }
 }
 
+/// Fraction of a standard normal distribution beyond `z`, to within 1e-7 (Abramowitz & Stegun 26.2.17).
+pub fn normal_beyond(z: f64) -> f64 {
+    let t = 1.0 / (1.0 + 0.231_641_9 * z.abs());
+    let series =
+        t * (0.319_381_530 + t * (-0.356_563_782 + t * (1.781_477_937 + t * (-1.821_255_978 + t * 1.330_274_429))));
+    let beyond = (-z * z / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt() * series;
+    if z < 0.0 { 1.0 - beyond } else { beyond }
+}
+
 /// Quantile of the standard normal distribution, to within 0.0005 (Abramowitz & Stegun 26.2.23); 0 for what is no
 /// probability.
 pub fn normal_quantile(probability: f64) -> f64 {
@@ -290,5 +303,8 @@ mod tests {
             assert!((normal_quantile(p) - z).abs() < 5e-4, "{p}");
         }
         assert_eq!(normal_quantile(f64::NAN), 0.0);
+        for (z, beyond) in [(0.0, 0.5), (1.281_55, 0.1), (1.959_96, 0.025), (-1.644_85, 0.95), (4.0, 3.167e-5)] {
+            assert!((normal_beyond(z) - beyond).abs() < 2e-6, "{z}");
+        }
     }
 }

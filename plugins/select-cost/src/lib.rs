@@ -56,12 +56,47 @@ impl SelectionPolicy for SelectCost {
                 notes.push(format!("no {role} candidate meets the SLA; the least bad was taken: {}", first.reason));
             }
         }
+        notes.extend(verdict(job, demand, &pairs, &decode_ranking, Role::Decode));
+        notes.extend(verdict(job, demand, &pairs, &prefill_ranking, Role::Prefill));
         if !pairs.is_empty() && pairs.iter().all(|pair| !pair.deployment.meets_demand) {
             let total = job.hardware.total_gpus;
             notes.push(format!("no pair serves the demand with {total} GPUs; they are ranked by what they do serve"));
         }
         Ok(Selection { prefill: prefill_ranking, decode: decode_ranking, notes })
     }
+}
+
+/// What is known of the first two of a role: whether what they cost can be told apart. Their figures move with the speed
+/// that was measured, which is known to within the interval of the mean.
+fn verdict(job: &Job, demand: &Demand, pairs: &[Pair<'_>], ranking: &[Choice], role: Role) -> Option<String> {
+    let [first, second, ..] = ranking else { return None };
+    let best = |choice: &Choice| {
+        let of = pairs.iter().filter(|pair| pair.standing(job, demand, role).0 == choice.candidate);
+        best_standing(of, |pair| pair.standing(job, demand, role)).into_iter().next()
+    };
+    let (a, b) = (best(first)?, best(second)?);
+    if !first.meets_sla || !second.meets_sla || first.score <= 0.0 {
+        return None;
+    }
+    // Beyond waiting, which depends on the load, cost goes as one over speed.
+    let difference = 1.0 - second.score / first.score;
+    let doubt = a.relative_error(role).hypot(b.relative_error(role));
+    (difference <= doubt).then(|| {
+        let label = |pair: &Pair<'_>| match role {
+            Role::Prefill => format!("prefill {}", pair.prefill.candidate.label),
+            Role::Decode => format!("decode {}", pair.decode.candidate.label),
+        };
+        let (first, second) = (label(a), label(b));
+        format!(
+            "{first} and {second} are not distinguishable: {} and {} GPUs for {} and {} requests/s, known to within {:.1} %; the \
+             cheaper one was taken",
+            a.deployment.gpus,
+            b.deployment.gpus,
+            figure(a.deployment.requests_per_second),
+            figure(b.deployment.requests_per_second),
+            doubt * 100.0,
+        )
+    })
 }
 
 /// How many partners of a candidate are sized, at most and at least. The rest are worse by an estimate that is wrong by
@@ -136,6 +171,7 @@ struct PrefillOption<'a> {
     engine: PrefillEngine,
     known: Known,
     concurrency: u32,
+    relative_error: f64,
 }
 
 /// A decode candidate that was measured.
@@ -151,7 +187,9 @@ fn prefill_option<'a>(job: &Job, candidate: Candidate<'a>, history: &History) ->
     let rows = || history.measurements.of(candidate.id);
     let engine = PrefillEngine::from_measurements(rows(), job.workload.isl, candidate.attention_dp, candidate.gpus)?;
     let concurrency = rows().filter(|m| m.ttft_ms.is_some()).map(|m| m.concurrency).min()?;
-    Some(PrefillOption { candidate, engine, known: Known::default(), concurrency })
+    let at_job = rows().filter(|m| m.isl == job.workload.isl);
+    let relative_error = at_job.filter_map(|m| m.ttft_ms?.relative_error()).fold(0.0, f64::max);
+    Some(PrefillOption { candidate, engine, known: Known::default(), concurrency, relative_error })
 }
 
 fn decode_option<'a>(job: &Job, candidate: Candidate<'a>, history: &History) -> Option<DecodeOption<'a>> {
@@ -185,6 +223,17 @@ impl Pair<'_> {
     fn saturation(&self) -> f64 {
         let replicas = self.deployment.replicas;
         self.prefill.engine.saturation(replicas.prefill).min(self.decode.engine.saturation(replicas.decode))
+    }
+
+    /// Half of the widest interval of the role's measurements at the job's lengths, as a fraction.
+    fn relative_error(&self, role: Role) -> f64 {
+        match role {
+            Role::Prefill => self.prefill.relative_error,
+            Role::Decode => {
+                let errors = self.decode.measured.iter().filter_map(|m| m.itl_ms?.relative_error());
+                errors.fold(0.0, f64::max)
+            }
+        }
     }
 
     /// The role's candidate, whether it meets the SLA in this pair, and how well it does.

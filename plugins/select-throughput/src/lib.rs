@@ -1,7 +1,8 @@
 //! `select-throughput`: the highest throughput per GPU among the operating points that meet the SLA.
 //!
 //! NVIDIA's rule (`run_profile` of `ai-dynamo` 0.7 to 0.9), with three repairs: the SLA's statistic counts and not one
-//! sample's mean, an end-to-end target is met by pairs, and whatever cannot be told apart is said to be so. Where no
+//! sample's mean, an end-to-end target is met by pairs, and of candidates that cannot be told apart the cheaper one is
+//! taken. Where no
 //! point of a role meets its target, the one with the lowest latency is the least bad and says that it misses.
 
 use sla_profiler_plugin::text::figure;
@@ -118,7 +119,16 @@ fn by_role(job: &Job, role: Role, points: &[Point<'_>], history: &History) -> Ve
     let limit_ms = job.sla.limit_ms(role);
     let meets = |p: &Point<'_>| limit_ms.is_none_or(|limit| p.latency_ms <= limit);
     let score = |p: &Point<'_>| if meets(p) { p.tokens_per_second_per_gpu } else { -p.latency_ms };
-    let ranking = best_standing(points.iter().enumerate(), |(_, p)| (p.candidate, meets(p), score(p)));
+    let mut ranking = best_standing(points.iter().enumerate(), |(_, p)| (p.candidate, meets(p), score(p)));
+    let fastest = ranking.first().map(|(_, first)| *first).filter(|first| meets(first));
+    // Whoever is as fast as far as anybody can tell, and takes fewer GPUs, is better.
+    let as_good =
+        |p: &Point<'_>| fastest.is_some_and(|fastest| meets(p) && p.gpus < fastest.gpus && !are_told_apart(fastest, p));
+    let cheaper = (0..ranking.len()).filter(|i| ranking.get(*i).is_some_and(|(_, p)| as_good(p)));
+    if let Some(place) = cheaper.min_by_key(|i| ranking.get(*i).map_or(u32::MAX, |(_, p)| p.gpus)) {
+        let cheaper = ranking.remove(place);
+        ranking.insert(0, cheaper);
+    }
     let winner = ranking.first().map(|(_, first)| *first).filter(|first| meets(first));
     let limit_text = limit_ms.map(figure);
     let choice = |(place, p): (usize, &Point<'_>)| {
@@ -133,6 +143,18 @@ fn by_role(job: &Job, role: Role, points: &[Point<'_>], history: &History) -> Ve
             (_, Some(limit)) if !meets_sla => {
                 format!("{latency} {} ms, over the SLA of {limit} ms", figure(p.latency_ms))
             }
+            (Some(winner), _)
+                if winner.candidate == p.candidate && fastest.is_some_and(|f| f.candidate != p.candidate) =>
+            {
+                let fastest = fastest.map_or("", |fastest| fastest.label);
+                format!("not distinguishable from {fastest} in throughput per GPU, the cheaper one taken")
+            }
+            (Some(winner), _)
+                if winner.candidate != p.candidate
+                    && p.tokens_per_second_per_gpu > winner.tokens_per_second_per_gpu =>
+            {
+                format!("not distinguishable from {} in throughput per GPU, and needs more GPUs", winner.label)
+            }
             (Some(winner), _) if winner.candidate != p.candidate => {
                 let less = 1.0 - p.tokens_per_second_per_gpu / winner.tokens_per_second_per_gpu;
                 // A whole number: formatting a float would be the costliest part of the whole decision.
@@ -145,7 +167,11 @@ fn by_role(job: &Job, role: Role, points: &[Point<'_>], history: &History) -> Ve
             candidate: p.candidate,
             concurrency: p.concurrency,
             meets_sla,
-            score: score(p),
+            // The score of whoever is as good as the fastest is the fastest's.
+            score: match (fastest, winner) {
+                (Some(fastest), Some(winner)) if winner.candidate == p.candidate => score(fastest),
+                _ => score(p),
+            },
             reason,
             binding: binding.to_owned(),
         }
@@ -225,10 +251,8 @@ fn note(job: &Job, role: Role, ranking: &[Choice], points: &[Point<'_>]) -> Opti
     };
     let second = rest.first().filter(|second| second.meets_sla)?;
     let (a, b) = (of(first)?, of(second)?);
-    let gap = (a.tokens_per_second_per_gpu - b.tokens_per_second_per_gpu).abs();
-    let noise = a.tokens_per_second_per_gpu * a.relative_error + b.tokens_per_second_per_gpu * b.relative_error;
-    let smaller = if b.gpus < a.gpus { format!(", and {} needs fewer GPUs", b.label) } else { String::new() };
-    (job.sla.e2e_ms.is_none() && gap < noise).then(|| {
+    let smaller = if a.gpus < b.gpus { format!("; {} is cheaper and was taken", a.label) } else { String::new() };
+    (job.sla.e2e_ms.is_none() && !are_told_apart(a, b)).then(|| {
         format!(
             "{role_name} {} and {} cannot be told apart: {} and {} tokens/s/GPU, and {latency} is known to within {:.1} % \
              and {:.1} %{smaller}",
@@ -240,6 +264,13 @@ fn note(job: &Job, role: Role, ranking: &[Choice], points: &[Point<'_>]) -> Opti
             b.relative_error * 100.0,
         )
     })
+}
+
+/// Whether two throughputs differ by more than the 95 % interval of their difference: its half is the root of the sum of
+/// the squares of theirs, since the points were measured independently.
+fn are_told_apart(a: &Point<'_>, b: &Point<'_>) -> bool {
+    let noise = |p: &Point<'_>| p.tokens_per_second_per_gpu * p.relative_error;
+    (a.tokens_per_second_per_gpu - b.tokens_per_second_per_gpu).abs() > noise(a).hypot(noise(b))
 }
 
 /// Latency as a person writes it, and its target as the contract does.

@@ -81,7 +81,7 @@ fn the_slas_statistic_counts_not_the_mean() {
 }
 
 #[test]
-fn equal_throughput_goes_to_fewer_gpus_and_a_tie_within_noise_is_said() {
+fn of_two_that_cannot_be_told_apart_the_cheaper_one_is_taken() {
     let twin = per_gpu(prefill_point(1, 3000, 1, 90.0), 2.0);
     let selection = select(&job(), &[twin, prefill_point(0, 3000, 1, 180.0)]);
     assert_eq!(selection.prefill[0].candidate, 0);
@@ -89,8 +89,19 @@ fn equal_throughput_goes_to_fewer_gpus_and_a_tie_within_noise_is_said() {
 
     let slightly_faster = per_gpu(prefill_point(1, 3000, 1, 89.5), 2.0);
     let selection = select(&job(), &[slightly_faster, prefill_point(0, 3000, 1, 180.0)]);
-    assert_eq!(selection.prefill[0].candidate, 1, "the rule stays the seed's argmax");
-    assert!(selection.notes[0].ends_with("and tp1 needs fewer GPUs"), "{:?}", selection.notes);
+    assert_eq!(selection.prefill[0].candidate, 0);
+    assert_eq!(
+        selection.prefill[0].reason,
+        "not distinguishable from tp2 in throughput per GPU, the cheaper one taken"
+    );
+    assert!(selection.notes[0].ends_with("tp1 is cheaper and was taken"), "{:?}", selection.notes);
+    assert_eq!(selection.prefill[0].score, 3000.0 / 89.5 / 2.0 * 1e3, "as good as the fastest");
+
+    // Intervals of ± 1 % each: a difference of 3 % is one.
+    let clearly_faster = per_gpu(prefill_point(1, 3000, 1, 87.3), 2.0);
+    let selection = select(&job(), &[clearly_faster, prefill_point(0, 3000, 1, 180.0)]);
+    assert_eq!(selection.prefill[0].candidate, 1);
+    assert!(selection.notes.is_empty(), "{:?}", selection.notes);
 }
 
 #[test]

@@ -11,9 +11,9 @@ use aisimulate_core::engine::{
 use anyhow::{Context, Result, bail, ensure};
 use uuid::Uuid;
 
-use super::random::Random;
 use super::timing::EngineTiming;
 use crate::domain::memory::{DEFAULT_BATCHED_TOKENS, DoesNotFit, MemoryPlan};
+use crate::domain::random::Random;
 use crate::domain::{Backend, Job, Mapping};
 
 /// Most sequences that one attention-DP rank runs at once: what NVIDIA's profiler sets for decode engines, and vLLM's own

@@ -12,10 +12,10 @@ use anyhow::{Context, Result, bail, ensure};
 use async_trait::async_trait;
 
 use super::core::{Core, EngineShape, Prompt};
-use super::random::{self, Random};
 use super::{Lease, World, launch, seconds};
 use crate::dgd::Worker;
 use crate::domain::memory::kv_bytes_per_token_per_gpu;
+use crate::domain::random::{self, Random};
 use crate::domain::roofline::{NETWORK_EFFICIENCY, NETWORK_LATENCY_S};
 use crate::domain::{Backend, Mapping, Role, Stat};
 use crate::engine::{ApplyError, CheckLoad, CheckReport, Deployment};

@@ -1,8 +1,8 @@
 //! How long engines take to come up, which of them never do, and what they log.
 
 use super::core::EngineShape;
-use super::random::{self, Random};
 use crate::domain::memory::weight_bytes_per_gpu;
+use crate::domain::random::{self, Random};
 use crate::domain::{Backend, FailureClass, Job, Mapping, Role};
 use crate::spec::SimulationSpec;
 

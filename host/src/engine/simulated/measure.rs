@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::{Result, bail, ensure};
 
 use super::core::{BLOCK_TOKENS, Core, MAX_RUNNING_PER_RANK, Pass, Prompt};
-use super::random::Random;
+use crate::domain::random::Random;
 use crate::domain::roofline::HostCost;
 use crate::domain::stats::{MIN_SAMPLES, Sequential};
 use crate::domain::{Measurement, Probe, Stat};

@@ -13,7 +13,6 @@ mod core;
 mod deployment;
 mod launch;
 mod measure;
-mod random;
 mod timing;
 
 use std::sync::Arc;
@@ -29,6 +28,7 @@ use self::timing::EngineTiming;
 use super::{ApplyError, ApplyRequest, Cluster, Deployment, Engine, Launch};
 use crate::dgd::{self, Worker};
 use crate::domain::memory::DEFAULT_BATCHED_TOKENS;
+use crate::domain::random::{self, Random};
 use crate::domain::roofline::{DecodeBatch, Roofline};
 use crate::domain::stats::MIN_SAMPLES;
 use crate::domain::{Aim, CandidateId, EngineFacts, Failure, FailureClass, Job, Mapping, Measurement, Probe, Role};
@@ -60,7 +60,7 @@ impl World {
     fn seed(&self, role: Role, mapping: &Mapping, point: &[u64]) -> u64 {
         let mut parts = vec![u64::from(self.job.seed), random::text(role.as_str()), random::text(&mapping.label())];
         parts.extend_from_slice(point);
-        random::Random::new(&parts).next()
+        Random::new(&parts).next()
     }
 }
 

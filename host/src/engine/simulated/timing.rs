@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aisimulate_core::engine::TimingModel;
 use anyhow::Result;
 
-use super::random::{self, Random};
+use crate::domain::random::{self, Random};
 use crate::domain::roofline::{DecodeBatch, PrefillBatch, Roofline};
 use crate::domain::{Mapping, Role};
 

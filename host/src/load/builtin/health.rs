@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::options::Options;
-use super::random::Random;
+use crate::domain::random::Random;
 use crate::domain::stats;
 use crate::load::{ClientHealth, LoadReport, Point, Traffic};
 
@@ -66,7 +66,7 @@ impl Watch {
             let mut due = Instant::now();
             while !ended.load(Ordering::Relaxed) && sender.send(due).is_ok() {
                 // Random distances, so that the signals keep no step with an engine's.
-                due += SIGNAL_EVERY.mul_f64(random.exponential().min(5.0));
+                due += SIGNAL_EVERY.mul_f64(random.exponential(1.0).min(5.0));
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
             }
         });

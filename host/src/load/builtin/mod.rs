@@ -17,7 +17,6 @@ mod health;
 mod options;
 mod pace;
 mod prompts;
-mod random;
 mod run;
 mod session;
 mod slices;
@@ -34,8 +33,8 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use super::{Endpoint, LoadError, LoadGenerator, LoadReport, Point};
+use crate::domain::random::Random;
 pub use options::{Api, Options};
-use random::Random;
 use session::Session;
 
 /// What is known of servers.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::random::Random;
+use crate::domain::random::Random;
 use crate::load::Traffic;
 
 /// Intended starts, as distances from the first.
@@ -21,7 +21,7 @@ impl Iterator for Arrivals {
 
     fn next(&mut self) -> Option<Duration> {
         let at = Duration::try_from_secs_f64(self.at_s).ok()?;
-        self.at_s += self.mean_gap_s * if self.poisson { self.random.exponential() } else { 1.0 };
+        self.at_s += if self.poisson { self.random.exponential(self.mean_gap_s) } else { self.mean_gap_s };
         Some(at)
     }
 }

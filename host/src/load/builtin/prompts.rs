@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokenizers::Tokenizer;
 
-use super::random::Random;
+use crate::domain::random::Random;
 
 /// Words that begin with a letter and are one token with the space before them, in GPT-2's vocabulary and since.
 const COMMON: &str = "the of and to in a is that for it as was with be by on not he his but at are this have from or had an they \

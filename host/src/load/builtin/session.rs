@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::exchange::{Answer, Connection, Fault, Observer, exchange};
 use super::options::{Api, Options};
 use super::prompts::Prompter;
-use super::random::Random;
+use crate::domain::random::Random;
 use crate::http::{self, HttpError, Origin};
 use crate::load::{Endpoint, LoadError};
 

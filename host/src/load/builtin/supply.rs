@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, mpsc};
 
-use super::random::Random;
 use super::session::Session;
+use crate::domain::random::Random;
 use crate::load::{LoadError, Point, Prompts};
 
 /// Bytes of bodies that wait, at most; a token is about 6 bytes.

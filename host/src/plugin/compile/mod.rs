@@ -14,6 +14,7 @@ use wasmtime::component::Component;
 
 use super::error::LoadProblem;
 use super::limits::Limits;
+use super::text;
 use cache::Entry;
 pub use cache::default_cache_dir;
 pub(super) use cache::user_dir;
@@ -52,7 +53,7 @@ impl Setup<'_> {
             Compiler::Here => compile(self.engine, wasm)?,
             Compiler::Program(program) => child::compile(program, wasm, self.limits)?,
         };
-        let component = load_image(self.engine, &image).map_err(|error| LoadProblem::Compile(format!("{error:#}")))?;
+        let component = load_image(self.engine, &image).map_err(|error| LoadProblem::Compile(text::reason(&error)))?;
         let elapsed = started.elapsed();
         if let Some(entry) = entry
             && let Err(error) = entry.store(&image)
@@ -69,7 +70,7 @@ fn compile(engine: &Engine, wasm: &[u8]) -> Result<Vec<u8>, LoadProblem> {
     // wasmtime is known to panic on rare components that its own validation lets through.
     panic::catch_unwind(AssertUnwindSafe(|| engine.precompile_component(wasm)))
         .map_err(|_| LoadProblem::Compile("the compiler panicked".to_owned()))?
-        .map_err(|error| LoadProblem::Compile(format!("{error:#}")))
+        .map_err(|error| LoadProblem::Compile(text::reason(&error)))
 }
 
 #[allow(unsafe_code, reason = "wasmtime cannot tell forged machine code from its own; the callers can")]

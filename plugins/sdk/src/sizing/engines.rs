@@ -8,7 +8,7 @@ use std::rc::Rc;
 /// Quantiles of waits and of swings are taken this much larger than computed: as far as they were seen to be too small
 /// in simulated deployments (`planner-sla`'s tests). A deployment with one engine too few breaks a promise; one too many
 /// costs an engine.
-const QUANTILE_MARGIN: f64 = 1.06;
+pub const QUANTILE_MARGIN: f64 = 1.06;
 
 /// A latency in milliseconds, infinite where the engines do not keep up.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,7 +20,8 @@ pub struct Latency {
 }
 
 impl Latency {
-    const NEVER: Self = Self { mean_ms: f64::INFINITY, target_ms: f64::INFINITY };
+    /// Never.
+    pub const NEVER: Self = Self { mean_ms: f64::INFINITY, target_ms: f64::INFINITY };
 }
 
 /// A prefill engine: as many servers as it has attention-DP ranks, each busy with one prompt for the measured TTFT.

@@ -9,7 +9,7 @@ mod curve;
 mod engines;
 
 pub use curve::Curve;
-pub use engines::{DecodeEngine, Latency, PrefillEngine};
+pub use engines::{DecodeEngine, Latency, PrefillEngine, QUANTILE_MARGIN};
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -395,7 +395,7 @@ impl Sizing {
 
 /// Greatest rate up to `most` at which `holds` is true, if it is true below and false above; to within a few millionths
 /// of `most`, on the side where it holds.
-fn greatest(most: f64, holds: impl Fn(f64) -> bool) -> f64 {
+pub fn greatest(most: f64, holds: impl Fn(f64) -> bool) -> f64 {
     if !most.is_finite() || most <= 0.0 {
         return 0.0;
     }
@@ -488,10 +488,10 @@ fn first_from(near: u32, most: u32, holds: impl Fn(u32) -> bool) -> u32 {
 }
 
 /// More engines than any cluster has.
-const MOST_ENGINES: u32 = 1 << 20;
+pub const MOST_ENGINES: u32 = 1 << 20;
 
 /// Smallest n from 1 for which `holds` is true, if it is false below and true above.
-fn fewest(holds: impl Fn(u32) -> bool) -> Option<u32> {
+pub fn fewest(holds: impl Fn(u32) -> bool) -> Option<u32> {
     let mut high = 1;
     while !holds(high) {
         if high >= MOST_ENGINES {

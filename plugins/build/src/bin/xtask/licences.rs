@@ -23,7 +23,7 @@ pub fn check(workspace: &Workspace) -> Result<usize, String> {
     let mut tree = workspace.cargo();
     // Dependencies of this platform only: those of others need not be on this machine.
     tree.args(["tree", "--offline", "--workspace", "--edges", "normal,build,dev", "--prefix", "none"]);
-    tree.args(["--format", "{p}|{l}"]);
+    tree.args(["--features", crate::fuzz::FEATURE, "--format", "{p}|{l}"]);
     let tree = process::output(&mut tree).map_err(|error| format!("{error}\nbuild the workspace or `cargo fetch`"))?;
     let packages = packages(&tree);
     for (package, licence) in &packages {

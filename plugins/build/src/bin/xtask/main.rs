@@ -1,5 +1,6 @@
 //! `cargo xtask`: the tasks of this workspace. `cargo xtask --help` lists them.
 
+mod fuzz;
 mod kubernetes;
 mod licences;
 mod tasks;
@@ -21,10 +22,13 @@ Tasks:
   quickstart [FLAGS]  Build everything and run the quickstart example; FLAGS go to `sla-profiler profile`
   plugins             Get the Wasm toolchain and build the bundled plugins to <target>/plugins
   examples            Build the example plugins in Rust, JavaScript, C and Python to <target>/examples
-  test [--without-kubernetes] [--without-interop]
-                      Plugins, format, lints, licences, Kubernetes servers, NVIDIA's packages, then all tests
+  test [--without-kubernetes] [--without-interop] [--without-fuzz]
+                      Plugins, format, lints, licences, Kubernetes servers, NVIDIA's packages, all tests, 20 s of fuzzing each
+  fuzz [TARGET...] [--seconds N] [--seed N] [--replay FILE]
+                      Run the fuzz targets of tests/fuzz, guided by coverage; 60 s each
   generate            Rewrite the generated files that the tests compare with
   bench [load]        Build and run the benchmark report; `load`: the load generator's, with AIPerf if it is there
+  bench planner       Planners against simulated deployments: replicas, promises kept, GPUs
   toolchain           Get the Wasm toolchain only
   kubernetes-assets   Build the Kubernetes servers that the tests start, with Go
   licences            Check every dependency's licence and source against deny.toml, offline
@@ -40,6 +44,9 @@ Exit status: 0; 1 when a step failed; 2 for a wrong command line; quickstart pas
 ";
 
 fn main() -> ExitCode {
+    if let Some(code) = fuzz::as_rustc() {
+        return code;
+    }
     let arguments: Vec<String> = env::args().skip(1).collect();
     let (task, rest) = match arguments.split_first() {
         Some((task, rest)) => (task.as_str(), rest),

@@ -12,7 +12,7 @@ use sla_profiler_plugin_build::toolchain::{self, Toolchain};
 use sla_profiler_plugin_build::{Error, process};
 
 use crate::workspace::{Workspace, in_ci};
-use crate::{kubernetes, licences, say};
+use crate::{fuzz, kubernetes, licences, say};
 
 /// The packages of the plugins that the program carries.
 const BUNDLED: &[&str] = &[
@@ -21,6 +21,7 @@ const BUNDLED: &[&str] = &[
     "sla-profiler-plugin-select-throughput",
     "sla-profiler-plugin-select-cost",
     "sla-profiler-plugin-planner-sla",
+    "sla-profiler-plugin-planner-queueing",
 ];
 
 /// Why a task did not succeed.
@@ -47,10 +48,14 @@ pub fn find(name: &str, rest: &[String]) -> Result<Task, Stop> {
         "quickstart" => return Ok(quickstart),
         "plugins" => |workspace, _| plugins(workspace, &Steps::start()),
         "examples" => |workspace, _| examples(workspace, &Steps::start()),
-        "test" if rest.iter().all(|flag| [WITHOUT_KUBERNETES, WITHOUT_INTEROP].contains(&flag.as_str())) => {
+        "test" if rest.iter().all(|flag| WITHOUT.contains(&flag.as_str())) => {
             return Ok(test);
         }
         "test" => test,
+        "fuzz" => {
+            fuzz::Request::parse(rest).map_err(Stop::Usage)?;
+            return Ok(fuzz_targets);
+        }
         "kubernetes-assets" => |workspace, _| kubernetes_assets(workspace, &Steps::start()).map(drop),
         "generate" => |workspace, _| generate(workspace),
         "bench" if rest.first().is_some_and(|what| what == BENCH_LOAD) => match rest.get(1) {
@@ -59,6 +64,12 @@ pub fn find(name: &str, rest: &[String]) -> Result<Task, Stop> {
         },
         // Its own program reads what follows.
         "bench" if rest.first().is_some_and(|what| what == BENCH_WORLDS) => return Ok(bench_worlds),
+        "bench" if rest.first().is_some_and(|what| what == BENCH_PLANNER) => match rest.get(1) {
+            None => return Ok(|workspace, _| bench_planner(workspace)),
+            Some(extra) => {
+                return Err(Stop::Usage(format!("`bench planner` takes no argument, and `{extra}` was given")));
+            }
+        },
         "bench" => |workspace, _| bench(workspace),
         "toolchain" => |workspace, _| get_toolchain(workspace, &Steps::start()).map(drop),
         "licences" => |workspace, _| check_licences(workspace, &Steps::start()),
@@ -181,6 +192,12 @@ const KUBERNETES_TESTS: &str = "on_a_cluster::";
 /// The flag of `test` that leaves out the tests against NVIDIA's packages.
 const WITHOUT_INTEROP: &str = "--without-interop";
 
+/// The flag of `test` that leaves out fuzzing.
+const WITHOUT_FUZZ: &str = "--without-fuzz";
+
+/// All that can be left out.
+const WITHOUT: [&str; 3] = [WITHOUT_KUBERNETES, WITHOUT_INTEROP, WITHOUT_FUZZ];
+
 /// The test targets that need NVIDIA's packages. Their tests are marked `#[ignore]`, so that `cargo test` names each of
 /// them as left out, and run in a step of their own.
 const INTEROP_TESTS: &[&str] = &["aiperf", "interop"];
@@ -193,7 +210,9 @@ fn test(workspace: &Workspace, flags: &[String]) -> Result<(), Stop> {
     plugins(workspace, &steps)?;
     examples(workspace, &steps)?;
     let mut lints = locked(workspace.cargo(), "clippy");
-    steps.command("lints", lints.args(["--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    // With the fuzzer, which is not built otherwise.
+    lints.args(["--workspace", "--all-targets", "--features", fuzz::FEATURE, "--", "-D", "warnings"]);
+    steps.command("lints", &mut lints)?;
     check_licences(workspace, &steps)?;
     let python = numpy(workspace, &steps)?;
     let assets = if with_kubernetes { kubernetes_assets(workspace, &steps)? } else { None };
@@ -210,6 +229,9 @@ fn test(workspace: &Workspace, flags: &[String]) -> Result<(), Stop> {
         tests.args(["--", "--skip", KUBERNETES_TESTS]);
     }
     steps.command("tests", &mut tests)?;
+    if with(WITHOUT_FUZZ) {
+        run_fuzz(workspace, &steps, &fuzz::Request::brief())?;
+    }
     let Some(nvidia) = nvidia else {
         steps.say(&format!("interop: left out by {WITHOUT_INTEROP}; the tests above name what did not run"));
         return Ok(());
@@ -222,6 +244,25 @@ fn test(workspace: &Workspace, flags: &[String]) -> Result<(), Stop> {
     // One at a time: they measure latencies, of servers on the same cores.
     tests.args(["--", "--ignored", "--test-threads", "1"]).env(INTEROP_VARIABLE, nvidia);
     steps.command("interop", &mut tests)
+}
+
+fn fuzz_targets(workspace: &Workspace, arguments: &[String]) -> Result<(), Stop> {
+    let request = fuzz::Request::parse(arguments).map_err(Stop::Usage)?;
+    run_fuzz(workspace, &Steps::start(), &request)
+}
+
+fn run_fuzz(workspace: &Workspace, steps: &Steps, request: &fuzz::Request) -> Result<(), Stop> {
+    let step = "fuzz";
+    let failed = |reason| Stop::Failed { step, reason };
+    let targets = fuzz::targets(workspace, request).map_err(Stop::Usage)?;
+    let (mut build, program) = fuzz::build(workspace).map_err(failed)?;
+    steps.command(step, &mut build)?;
+    if let (Some(input), [target]) = (&request.replay, targets.as_slice()) {
+        return fuzz::replay(workspace, &program, target, input).map_err(failed);
+    }
+    let seconds = fuzz::time(targets.len(), request.seconds).as_secs();
+    steps.say(&format!("{step}: {} for {} s each, {seconds} s in all", targets.join(", "), request.seconds));
+    fuzz::run(workspace, &program, &targets, request, &|line| steps.say(&format!("{step}: {line}"))).map_err(failed)
 }
 
 /// The folder with the servers, or nothing where the user named another.
@@ -274,6 +315,16 @@ fn golden_targets(tests: &Path) -> Result<Vec<String>, String> {
 
 /// The argument of `bench` that asks for the load generator's report.
 const BENCH_LOAD: &str = "load";
+
+/// The argument of `bench` that asks for the planners' report.
+const BENCH_PLANNER: &str = "planner";
+
+fn bench_planner(workspace: &Workspace) -> Result<(), Stop> {
+    let steps = Steps::start();
+    let step = "bench planner";
+    steps.command("build", locked(workspace.cargo(), "build").args(["--workspace", "--example", "bench_planner"]))?;
+    steps.command(step, &mut workspace.program("examples/bench_planner"))
+}
 
 fn bench_load(workspace: &Workspace) -> Result<(), Stop> {
     let steps = Steps::start();
@@ -385,12 +436,16 @@ mod tests {
         assert!(usage("test", &["--dry-run"]).is_some());
         assert_eq!(usage("test", &[WITHOUT_KUBERNETES]), None);
         assert_eq!(usage("test", &[WITHOUT_INTEROP, WITHOUT_KUBERNETES]), None);
+        assert_eq!(usage("test", &WITHOUT), None);
+        assert_eq!(usage("fuzz", &["loader", "--seconds", "5"]), None);
+        assert!(usage("fuzz", &["--second"]).is_some());
         assert!(usage("plugins", &[WITHOUT_INTEROP]).is_some());
     }
 
     #[test]
     fn bench_has_a_report_of_its_own_for_the_load_generator() {
         assert_eq!(usage("bench", &["load"]), None);
+        assert_eq!(usage("bench", &["planner"]), None);
         assert!(usage("bench", &["load", "fast"]).unwrap().contains("`fast`"));
         assert!(usage("bench", &["lode"]).unwrap().contains("`lode`"));
     }
@@ -400,7 +455,7 @@ mod tests {
         let tasks = crate::HELP.split("Tasks:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
         let names = tasks.lines().filter(|line| !line.starts_with("    "));
         let names: Vec<&str> = names.filter_map(|line| line.split_whitespace().next()).collect();
-        assert_eq!(names.len(), 9);
+        assert_eq!(names.len(), 10);
         assert!(names.iter().all(|name| usage(name, &[]).is_none()), "{names:?}");
     }
 }

@@ -1,12 +1,12 @@
-//! Random numbers that depend on named things only, never on the order in which engines are measured.
+//! Random numbers from named things: what is drawn for one engine or request never depends on which came before.
 
 /// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): small, fast, and every seed gives an independent stream.
 #[derive(Debug, Clone)]
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// A stream for whatever the parts name: the run's seed, a mapping, a point.
-    pub(super) fn new(parts: &[u64]) -> Self {
+    pub(crate) fn new(parts: &[u64]) -> Self {
         let mut random = Self(0x5175_6172_7465_7421);
         for part in parts {
             random.0 ^= *part;
@@ -16,7 +16,7 @@ impl Random {
     }
 
     /// 64 random bits.
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -25,23 +25,23 @@ impl Random {
     }
 
     /// Uniform, above 0 and below 1.
-    pub(super) fn uniform(&mut self) -> f64 {
+    pub(crate) fn uniform(&mut self) -> f64 {
         ((self.next() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
     }
 
     /// Standard normal (Box and Muller, 1958).
-    pub(super) fn normal(&mut self) -> f64 {
+    pub(crate) fn normal(&mut self) -> f64 {
         let radius = (-2.0 * self.uniform().ln()).sqrt();
         radius * (std::f64::consts::TAU * self.uniform()).cos()
     }
 
     /// Exponential with the given mean: the gaps of Poisson arrivals.
-    pub(super) fn exponential(&mut self, mean: f64) -> f64 {
+    pub(crate) fn exponential(&mut self, mean: f64) -> f64 {
         -mean * self.uniform().ln()
     }
 
     /// Log-normal with mean 1 and the given coefficient of variation; 1 where that is 0.
-    pub(super) fn disturbance(&mut self, cv: f64) -> f64 {
+    pub(crate) fn disturbance(&mut self, cv: f64) -> f64 {
         if cv <= 0.0 {
             return 1.0;
         }
@@ -50,13 +50,13 @@ impl Random {
     }
 
     /// Uniform within 1 ± `width`.
-    pub(super) fn around_one(&mut self, width: f64) -> f64 {
+    pub(crate) fn around_one(&mut self, width: f64) -> f64 {
         1.0 + width * (2.0 * self.uniform() - 1.0)
     }
 }
 
 /// A text as a part of a seed (FNV-1a).
-pub(super) fn text(text: &str) -> u64 {
+pub(crate) fn text(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
