@@ -28,6 +28,8 @@ Tasks:
                       Run the fuzz targets of tests/fuzz, guided by coverage; 60 s each
   generate            Rewrite the generated files that the tests compare with
   bench [load]        Build and run the benchmark report; `load`: the load generator's, with AIPerf if it is there
+  bench worlds [--all] [--gains] [--prior-error X] ...
+                      Strategies and the peer's loop in simulated worlds: time, GPU time, regret; `--help` says more
   bench planner       Planners against simulated deployments: replicas, promises kept, GPUs
   toolchain           Get the Wasm toolchain only
   kubernetes-assets   Build the Kubernetes servers that the tests start, with Go
