@@ -73,8 +73,8 @@ impl Sweep<'_> {
 
         let mut worst: Option<(f64, u32, u32)> = None;
         let mut measured = 0;
-        // The job's own context was looked at where it matters.
-        for &isl in lengths.iter().filter(|isl| **isl != job_isl) {
+        let job_too = (!lengths.contains(&job_isl)).then_some(job_isl);
+        for isl in lengths.iter().copied().chain(job_too) {
             let rows = self.history.measurements.of(candidate.id).filter(|m| (m.isl, m.osl) == (isl, osl));
             let points: BTreeMap<u32, f64> = rows.filter_map(|m| Some((m.concurrency, m.itl_ms?.mean))).collect();
             let points: Vec<_> = points.into_iter().collect();

@@ -41,7 +41,7 @@ impl SweepStrategy for SweepAdaptive {
             .setting("precision", "0.02", "95 % interval of a mean, as ± this fraction of it, 0.001 to 0.5")
             .setting("curve-tolerance", "0.03", "interpolation error at which a curve gets another point, 0.002 to 0.5")
             .setting("prefill-curve-points", "10", "points of the prefill curve at most, 3 to 256")
-            .setting("decode-curve-points", "16", "points of the decode curve at most, 6 to 256")
+            .setting("decode-curve-points", "24", "points of the decode curve at most, 6 to 256")
             .setting("prune", "true", "skip candidates that lose even at the best end of their prior's band")
             .setting("race", "true", "stop with candidates whose measurements say that they cannot win any more")
             .setting(
