@@ -3,6 +3,7 @@
 mod fuzz;
 mod kubernetes;
 mod licences;
+mod registry;
 mod tasks;
 mod workspace;
 
@@ -30,12 +31,14 @@ Tasks:
   bench [load]        Build and run the benchmark report; `load`: the load generator's, with AIPerf if it is there
   toolchain           Get the Wasm toolchain only
   kubernetes-assets   Build the Kubernetes servers that the tests start, with Go
+  registry            Build the OCI registry that the tests start, with Go
   licences            Check every dependency's licence and source against deny.toml, offline
 
 Environment:
   SLA_PROFILER_WASM_TOOLCHAIN  installed, rustup or debian: use this Wasm toolchain or fail
   SLA_PROFILER_PYTHON          a Python with the packages of tests/requirements.txt, instead of one made here
   KUBEBUILDER_ASSETS           a folder with etcd, kube-apiserver and the others, instead of building them
+  SLA_PROFILER_REGISTRY        the program of that registry, instead of building it
   SLA_PROFILER_INTEROP_PYTHON  a Python with the packages of tests/interop/requirements.txt, likewise
   CI                           when set, Cargo.lock must be current and nothing is compiled incrementally
 
