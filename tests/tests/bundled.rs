@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
+use sla_profiler::domain::History;
 use sla_profiler::plugin::api::Kind;
 use sla_profiler::plugin::{HostOptions, PluginHost, bundled, default_choice};
+use sla_profiler::replay::{Recording, answer};
 use sla_profiler::spec::{PluginChoice, PluginSource};
+use sla_profiler_tests::recorded::QUICKSTART;
 
 fn host(cache: &std::path::Path) -> PluginHost {
     PluginHost::new(HostOptions { cache: Some(cache.to_owned()), ..HostOptions::default() }).unwrap()
@@ -36,4 +39,49 @@ fn there_is_a_default_of_each_kind() {
     }
     let defaults = host.bundled().unwrap().into_iter().filter(|plugin| plugin.default).count();
     assert_eq!(defaults, Kind::ALL.len());
+}
+
+#[test]
+fn a_thousand_repeats_on_a_recorded_run_give_identical_answers_at_identical_fuel() {
+    const REPEATS: usize = 1000;
+    let cache = tempfile::tempdir().unwrap();
+    let host = host(&cache.path().join("cache"));
+    let recording = Recording::open(&QUICKSTART.path).unwrap();
+    let (job, candidates) = (&recording.started().job, &recording.started().candidates);
+    let choice = |name: &str| PluginChoice::new(PluginSource::Named(name.to_owned()));
+    let of_kind = |kind: Kind| {
+        let listed = host.bundled().unwrap().into_iter().filter(move |plugin| plugin.identity.kind == kind);
+        listed.map(|plugin| choice(&plugin.identity.name))
+    };
+
+    let whole = recording.full_history();
+    let half = History { measurements: whole.measurements[..whole.measurements.len() / 2].to_vec(), ..whole.clone() };
+    for name in of_kind(Kind::SweepStrategy) {
+        let strategy = host.sweep(&name).unwrap();
+        let questions: Vec<_> =
+            recording.goals().into_iter().flat_map(|goal| [(goal, &half), (goal, &whole)]).collect();
+        let ask = |(goal, history): &(_, &History)| {
+            let decided = strategy.next(job, goal, candidates, history).unwrap();
+            (decided.value, decided.cost.fuel)
+        };
+        let first: Vec<_> = questions.iter().map(ask).collect();
+        for number in 0..REPEATS {
+            let at = number % questions.len();
+            assert_eq!(ask(&questions[at]), first[at], "{:?}", strategy.identity());
+        }
+    }
+    for name in of_kind(Kind::SelectionPolicy) {
+        let policy = host.selection(&name).unwrap();
+        let ask = || policy.select(job, candidates, &whole).map(|decided| (decided.value, decided.cost.fuel)).unwrap();
+        let first = ask();
+        (0..REPEATS).for_each(|_| assert_eq!(ask(), first, "{:?}", policy.identity()));
+    }
+    let policy = host.selection(&default_choice(Kind::SelectionPolicy)).unwrap();
+    for name in of_kind(Kind::PlannerModel) {
+        let planner = host.planner(&name).unwrap();
+        let ask = || answer(&recording, job, policy.as_ref(), planner.as_ref()).unwrap();
+        let first = ask();
+        assert!(first.plan.is_some(), "{first:?}");
+        (0..REPEATS).for_each(|_| assert_eq!(ask(), first));
+    }
 }

@@ -149,6 +149,14 @@ fn a_loop_while_starting_up_runs_out_of_fuel() {
 }
 
 #[test]
+fn a_trap_while_starting_up_is_a_plugin_that_cannot_be_loaded() {
+    let next = "(func (export \"sla-profiler:sweep/strategy@0.1.0#next\") (param i32) (result i32) (i32.const 4096))";
+    let body = format!("(func $trap unreachable)\n(start $trap)\n{next}");
+    let error = Bench::new().refuses(&guests::component(Kind::SweepStrategy, &body));
+    assert!(matches!(error.problem(), Problem::Call { problem: CallProblem::Trap { .. }, .. }), "{error}");
+}
+
+#[test]
 fn a_describe_that_does_not_end_is_a_plugin_that_cannot_be_loaded() {
     let error = Bench::new().refuses(&guests::sweep("describe-loop"));
     assert!(matches!(

@@ -400,7 +400,7 @@ fn a_plugin_comes_from_an_https_server_through_redirections_with_its_signature()
 #[test]
 fn schemes_that_keep_nothing_safe_or_that_nobody_speaks_are_refused_with_a_way_out() {
     let user = User::new();
-    for (url, words) in [("http://localhost/a.wasm", "https://"), ("oci://example.org/a@sha256:00", "oras pull")] {
+    for (url, words) in [("http://localhost/a.wasm", "https://"), ("oci://example.org/a@sha256:00", "plugin push")] {
         let said = user.call(&["plugin", "add", url]);
         assert_eq!(said.code, 4, "{url}: {}", said.err);
         assert!(said.err.contains(words), "{url}: {}", said.err);

@@ -11,8 +11,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use connect::{Client, Stream};
+pub use hyper::Method;
 pub use origin::Origin;
-pub use request::{Body, Response};
+pub use request::{Ask, Body, Response};
 
 /// How to connect.
 #[derive(Debug, Clone, PartialEq)]

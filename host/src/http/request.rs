@@ -6,7 +6,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION, WWW_AUTHENTICATE};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinHandle;
@@ -37,6 +37,21 @@ impl Response {
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
+}
+
+/// A request that is neither a plain GET nor a POST of JSON.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ask<'a> {
+    /// GET, HEAD, POST, PUT
+    pub method: Method,
+    /// Begins with a slash.
+    pub path: &'a str,
+    /// The whole header: `Bearer …`, `Basic …`.
+    pub authorization: Option<&'a str>,
+    /// Media types that the answer may have.
+    pub accept: &'a str,
+    /// Media type and content of the body.
+    pub content: Option<(&'a str, Vec<u8>)>,
 }
 
 impl Client {
@@ -82,20 +97,37 @@ impl Client {
         json: Option<Vec<u8>>,
         deadline: Duration,
     ) -> Result<Body, HttpError> {
+        let authorization = bearer.map(|key| format!("Bearer {key}"));
+        let ask = Ask {
+            method: if json.is_some() { Method::POST } else { Method::GET },
+            path,
+            authorization: authorization.as_deref(),
+            accept: "*/*",
+            content: json.map(|json| ("application/json", json)),
+        };
+        self.send(origin, ask, deadline).await
+    }
+
+    /// Any request; returns when the head of the answer is there. The deadline holds until the body's end.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn send(&self, origin: &Origin, ask: Ask<'_>, deadline: Duration) -> Result<Body, HttpError> {
         let ends = Ends { origin: origin.clone(), at: Instant::now() + deadline, after: deadline };
         let broken = |e: &dyn std::error::Error| HttpError::Broken { origin: origin.to_string(), reason: chain(e) };
         let mut request = Request::builder()
-            .method(if json.is_some() { Method::POST } else { Method::GET })
-            .uri(origin.target(path))
+            .method(ask.method)
+            .uri(origin.target(ask.path))
             .header(HOST, origin.authority())
-            .header(ACCEPT, "*/*");
-        if json.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
+            .header(ACCEPT, ask.accept);
+        if let Some((media_type, _)) = ask.content {
+            request = request.header(CONTENT_TYPE, media_type);
         }
-        if let Some(key) = bearer {
-            request = request.header(AUTHORIZATION, format!("Bearer {key}"));
+        if let Some(authorization) = ask.authorization {
+            request = request.header(AUTHORIZATION, authorization);
         }
-        let request = request.body(Full::new(Bytes::from(json.unwrap_or_default()))).map_err(|e| broken(&e))?;
+        let content = ask.content.map(|(_, content)| content).unwrap_or_default();
+        let request = request.body(Full::new(Bytes::from(content))).map_err(|e| broken(&e))?;
         let stream = ends.bound("connecting", self.connect(origin)).await??;
         let (mut sender, connection) =
             ends.bound("the answer", http1::handshake(TokioIo::new(stream))).await?.map_err(|e| broken(&e))?;
@@ -105,8 +137,10 @@ impl Client {
             let _ = connection.await;
         }));
         let answer = ends.bound("the answer", sender.send_request(request)).await?.map_err(|e| broken(&e))?;
-        let location = answer.headers().get(LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        Ok(Body { status: answer.status().as_u16(), location, incoming: answer.into_body(), ends, _driver: driver })
+        let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let (location, challenge) = (header(LOCATION), header(WWW_AUTHENTICATE));
+        let status = answer.status().as_u16();
+        Ok(Body { status, location, challenge, incoming: answer.into_body(), ends, _driver: driver })
     }
 }
 
@@ -150,6 +184,8 @@ pub struct Body {
     pub status: u16,
     /// Where a redirection leads. Nothing follows it by itself: whoever asked knows whom it trusts.
     pub location: Option<String>,
+    /// How to authenticate, where the server says so.
+    pub challenge: Option<String>,
     incoming: Incoming,
     ends: Ends,
     _driver: Driver,
@@ -172,7 +208,11 @@ impl Body {
         }
     }
 
-    async fn whole(mut self) -> Result<Response, HttpError> {
+    /// Reads to the end.
+    ///
+    /// # Errors
+    /// As [`Self::next`], or [`HttpError::TooLarge`].
+    pub async fn whole(mut self) -> Result<Response, HttpError> {
         let mut body = Vec::new();
         while let Some(piece) = self.next().await? {
             if body.len() + piece.len() > MAX_BODY_BYTES {

@@ -116,6 +116,7 @@ impl AppError {
             AppError::PluginCommand(PluginCommandError::Usage(_)) => code::USAGE,
             AppError::PluginCommand(
                 PluginCommandError::Fetch(_)
+                | PluginCommandError::Push(_)
                 | PluginCommandError::Digest { .. }
                 | PluginCommandError::Unsigned { .. }
                 | PluginCommandError::Keys(_)

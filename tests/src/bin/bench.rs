@@ -20,7 +20,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sla_profiler::domain::candidate::Prior;
-use sla_profiler::domain::{Candidate, Demand, EngineFacts, History, Job, Mapping, Role};
+use sla_profiler::domain::{Candidate, Demand, EngineFacts, Goal, History, Job, Mapping, Role};
 use sla_profiler::plugin::api::SelectionPolicy;
 use sla_profiler::plugin::{HostOptions, Limits, PluginHost};
 use sla_profiler::spec::{PluginChoice, PluginSource};
@@ -40,6 +40,7 @@ fn main() {
     load(&cache);
     select("select-throughput", throughput, &cache, &[(10, 1001), (100, 1001), (1_000, 101), (10_000, 11)]);
     select("select-cost", cost, &cache, &[(10, 201), (100, 21), (1_000, 3)]);
+    stop(&cache);
     fuel(&cache);
     quickstart(dir.path());
     println!("Load average {} at the end.", load_average());
@@ -235,6 +236,27 @@ fn select(name: &str, native: Native, cache: &Path, sizes: &[(u32, usize)]) {
             column(|[a, b, _]| b / a),
             column(|[_, _, c]| *c),
         );
+    }
+    println!();
+}
+
+/// How long after its deadline a guest is stopped that loops for ever, by its own code and in calls of the host.
+fn stop(cache: &Path) {
+    const DEADLINE_MS: u64 = 100;
+    let limits = Limits { fuel: u64::MAX / 2, deadline_ms: DEADLINE_MS, ..Limits::default() };
+    let options = HostOptions { cache: Some(cache.to_owned()), limits, ..HostOptions::default() };
+    let host = PluginHost::new(options).expect("wasmtime runs here");
+    let (job, candidates, history) = (fixtures::job(), fixtures::candidates(), fixtures::history());
+    println!("| a guest with a deadline of {DEADLINE_MS} ms | stopped so much later, ms |\n|---|---|");
+    for (name, about) in [("endless-loop", "loops for ever"), ("endless-log", "writes to the log for ever")] {
+        let file = cache.join(name);
+        std::fs::write(&file, guests::sweep(name)).expect("writable");
+        let strategy = host.sweep(&PluginChoice::new(PluginSource::File(file))).expect("a strategy");
+        let late = || {
+            let ask = || strategy.next(&job, &Goal::Decode, &candidates, &history).expect_err("it is stopped");
+            timed(ask) / 1e3 - DEADLINE_MS as f64
+        };
+        println!("| {about} | {} |", spread((0..21).map(|_| late()).collect()));
     }
     println!();
 }

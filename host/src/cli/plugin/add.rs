@@ -19,7 +19,9 @@ use crate::spec::key_value;
 /// Flags of `plugin add`.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Args {
-    /// A WebAssembly component: a path, or a URL that begins with https://
+    /// A WebAssembly component: a path, or a URL that begins with https:// or oci://
+    ///
+    /// An image in a registry is named by its digest: oci://registry/repository@sha256:...
     #[arg(value_name = "PATH|URL")]
     pub source: String,
     /// The only content that will do
@@ -67,7 +69,10 @@ impl Args {
             keys => {
                 let place = match &self.signature {
                     Some(place) => place.parse()?,
-                    None => location.with_suffix(signature::SUFFIX),
+                    None => location.with_suffix(signature::SUFFIX).ok_or_else(|| {
+                        let reason = "a registry keeps none beside an image".to_owned();
+                        signed(&location, SignatureError::Missing { reason })
+                    })?,
                 };
                 let found = runtime.block_on(place.fetch(&client, signature::MAX_BYTES));
                 let text =
@@ -115,6 +120,7 @@ impl Args {
         let source = match location {
             Location::File(path) => std::path::absolute(path)?.display().to_string(),
             Location::Https(url) => without_query(url),
+            Location::Oci(reference) => reference.to_string(),
         };
         let asks = plugin.imports.into_iter().filter(|import| !import.functions.is_empty());
         Ok(Entry {

@@ -9,6 +9,7 @@ pub mod inspect;
 pub mod list;
 pub mod lock;
 pub mod new;
+pub mod push;
 pub mod remove;
 pub mod test;
 mod view;
@@ -22,6 +23,7 @@ use crate::conformance::ConformanceError;
 use crate::output::exit_code;
 use crate::plugin::store::StoreError;
 use crate::plugin::store::fetch::FetchError;
+use crate::plugin::store::oci::OciError;
 use crate::plugin::store::signature::SignatureError;
 use crate::plugin::{HostOptions, PluginError, PluginHost};
 use crate::replay::RecordingError;
@@ -36,8 +38,10 @@ pub enum PluginCommand {
     Build(build::Args),
     /// Tells whether a plugin file will load and conform, and why not
     Check(check::Args),
-    /// Keeps a plugin from a file or an https server, to be used by its name; a run refuses a file that has changed
+    /// Keeps a plugin from a file, an https server or a registry, to be used by its name; a run refuses a changed file
     Add(add::Args),
+    /// Puts a plugin into an OCI registry
+    Push(push::Args),
     /// Forgets a plugin that was added
     Remove(remove::Args),
     /// Writes the SHA-256 of each plugin that a job names into the job file
@@ -66,6 +70,9 @@ pub enum PluginCommandError {
     /// A plugin cannot be had from where it is.
     #[error("cannot get the plugin: {0}")]
     Fetch(#[from] FetchError),
+    /// A registry does not take it.
+    #[error("cannot push the plugin: {0}")]
+    Push(OciError),
     /// It is not what was wanted.
     #[error("{location} has the SHA-256 {found}, but {wanted} is wanted")]
     Digest {
@@ -139,6 +146,7 @@ impl PluginCommandError {
             Self::Recording(error) => error.hint(),
             Self::Job(error) => error.hint().map(str::to_owned),
             Self::Fetch(error) => add::hint(error),
+            Self::Push(error) => error.hint().map(str::to_owned),
             Self::Unsigned { .. } => Some(format!(
                 "trusted keys are in {}; --trusted-key adds one, --signature names a signature that lies elsewhere, and \
                  --allow-unsigned does without",
@@ -179,6 +187,7 @@ impl PluginCommand {
             Self::Build(args) => args.run(options.cache.as_deref(), &|_| {}, out, json)?,
             Self::Check(args) => return args.run(&host()?, &options.limits, out, json),
             Self::Add(args) => args.run(&options, out, json)?,
+            Self::Push(args) => args.run(&options, out, json)?,
             Self::Remove(args) => args.run(&options, out, json)?,
             Self::Lock(args) => args.run(&host()?, out, json)?,
             Self::List => list::run(&host()?, out, json)?,

@@ -1,4 +1,4 @@
-//! Plugins and signatures from where they are: a file, or an https server.
+//! Plugins and signatures from where they are: a file, an https server, or a registry (`oci`).
 
 use std::fmt;
 use std::fs;
@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::oci::{self, OciError, Reference};
 use crate::http::{Client, HttpError, Origin};
 
 /// For one file, redirections included.
@@ -21,6 +22,8 @@ pub enum Location {
     File(PathBuf),
     /// On an https server: the whole URL.
     Https(String),
+    /// In a registry.
+    Oci(Reference),
 }
 
 /// The file cannot be had.
@@ -35,6 +38,9 @@ pub enum FetchError {
     /// The server cannot be reached, or breaks off.
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// A registry does not have it, or not as it should be.
+    #[error(transparent)]
+    Oci(#[from] OciError),
     /// The server has an answer, but not the file.
     #[error("{url} answers with status {status}")]
     Status {
@@ -73,10 +79,8 @@ impl FetchError {
     /// What to do about it, where that can be said.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Scheme { scheme } if scheme == "oci" => Some(
-                "pull it with `oras pull` or `wkg oci pull`, and add the file; --sha256 keeps it to the digest of its layer",
-            ),
-            Self::Scheme { .. } => Some("give a path, or a URL that begins with https://"),
+            Self::Scheme { .. } => Some("give a path, or a URL that begins with https:// or oci://"),
+            Self::Oci(error) => error.hint(),
             _ => None,
         }
     }
@@ -87,6 +91,7 @@ impl fmt::Display for Location {
         match self {
             Self::File(path) => path.display().fmt(f),
             Self::Https(url) => f.write_str(url),
+            Self::Oci(reference) => reference.fmt(f),
         }
     }
 }
@@ -97,6 +102,7 @@ impl FromStr for Location {
     fn from_str(text: &str) -> Result<Self, FetchError> {
         match text.split_once("://") {
             Some(("https", _)) => Ok(Self::Https(text.to_owned())),
+            Some(("oci", _)) => Ok(Self::Oci(text.parse()?)),
             Some((scheme, _)) => Err(FetchError::Scheme { scheme: scheme.to_owned() }),
             None => Ok(Self::File(PathBuf::from(text))),
         }
@@ -104,19 +110,20 @@ impl FromStr for Location {
 }
 
 impl Location {
-    /// The same with more at its end: `x.wasm` and `.minisig`.
+    /// The same with more at its end: `x.wasm` and `.minisig`. Nothing in a registry, where names have no ends.
     #[must_use]
-    pub fn with_suffix(&self, suffix: &str) -> Self {
+    pub fn with_suffix(&self, suffix: &str) -> Option<Self> {
         match self {
             Self::File(path) => {
                 let mut name = path.clone().into_os_string();
                 name.push(suffix);
-                Self::File(name.into())
+                Some(Self::File(name.into()))
             }
-            Self::Https(url) => match url.split_once('?') {
-                Some((path, query)) => Self::Https(format!("{path}{suffix}?{query}")),
-                None => Self::Https(format!("{url}{suffix}")),
-            },
+            Self::Https(url) => Some(Self::Https(match url.split_once('?') {
+                Some((path, query)) => format!("{path}{suffix}?{query}"),
+                None => format!("{url}{suffix}"),
+            })),
+            Self::Oci(_) => None,
         }
     }
 
@@ -135,6 +142,10 @@ impl Location {
                 }
                 if meta.len() > limit { Err(too_large()) } else { fs::read(path).map_err(failed) }
             }
+            Self::Oci(reference) => {
+                let login = std::env::var(oci::LOGIN_VARIABLE).ok();
+                Ok(oci::pull(client, reference, login.as_deref(), limit).await?)
+            }
             Self::Https(url) => {
                 let download = download(client, url, limit);
                 match tokio::time::timeout(DEADLINE, download).await {
@@ -151,7 +162,7 @@ impl Location {
 }
 
 /// Server, and path with query.
-fn split(url: &str) -> Result<(Origin, String), FetchError> {
+pub(super) fn split(url: &str) -> Result<(Origin, String), FetchError> {
     let start = url.find("://").map_or(0, |at| at + 3);
     let at = url.get(start..).and_then(|rest| rest.find(['/', '?', '#'])).map_or(url.len(), |at| start + at);
     let (server, path) = url.split_at_checked(at).unwrap_or((url, ""));
@@ -199,11 +210,13 @@ mod tests {
     fn a_path_and_an_https_url_are_told_apart_and_all_else_is_refused() {
         assert_eq!("a/b.wasm".parse::<Location>().unwrap(), Location::File("a/b.wasm".into()));
         let https: Location = "https://example.org/a.wasm?x=1".parse().unwrap();
-        assert_eq!(https.with_suffix(".minisig").to_string(), "https://example.org/a.wasm.minisig?x=1");
-        for url in ["http://example.org/a.wasm", "oci://example.org/a@sha256:1", "file:///a.wasm"] {
+        assert_eq!(https.with_suffix(".minisig").unwrap().to_string(), "https://example.org/a.wasm.minisig?x=1");
+        for url in ["http://example.org/a.wasm", "file:///a.wasm"] {
             let error = url.parse::<Location>().unwrap_err();
             assert!(matches!(error, FetchError::Scheme { .. }) && error.hint().is_some(), "{url}");
         }
+        let error = "oci://example.org/a@sha256:1".parse::<Location>().unwrap_err();
+        assert!(matches!(error, FetchError::Oci(_)) && error.hint().is_some());
     }
 
     #[test]

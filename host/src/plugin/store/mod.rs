@@ -9,6 +9,7 @@
 //! A run takes a plugin by its name, and refuses a file whose digest is not the one in the lock file.
 
 pub mod fetch;
+pub mod oci;
 pub mod signature;
 
 use std::collections::BTreeMap;

@@ -4,6 +4,7 @@ mod benches;
 mod fuzz;
 mod kubernetes;
 mod licences;
+mod registry;
 mod tasks;
 mod workspace;
 
@@ -35,6 +36,7 @@ Tasks:
                       and NVIDIA's loop in simulated worlds
   toolchain           Get the Wasm toolchain only
   kubernetes-assets   Build the Kubernetes servers that the tests start, with Go
+  registry            Build the OCI registry that the tests start, with Go
   licences            Check every dependency's licence and source against deny.toml, offline
 
 Environment:
@@ -42,6 +44,7 @@ Environment:
   SLA_PROFILER_PYTHON          a Python with the packages of tests/requirements.txt, instead of one made here
   KUBEBUILDER_ASSETS           a folder with etcd, kube-apiserver and the others, instead of building them
   SLA_PROFILER_CHROMIUM        a headless Chromium, instead of Debian's unpacked here
+  SLA_PROFILER_REGISTRY        the program of that registry, instead of building it
   SLA_PROFILER_INTEROP_PYTHON  a Python with the packages of tests/interop/requirements.txt, likewise
   CI                           when set, Cargo.lock must be current and nothing is compiled incrementally
 

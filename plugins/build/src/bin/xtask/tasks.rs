@@ -13,7 +13,7 @@ use sla_profiler_plugin_build::toolchain::{self, Toolchain};
 use sla_profiler_plugin_build::{Error, process};
 
 use crate::workspace::{Workspace, in_ci};
-use crate::{benches, fuzz, kubernetes, licences, say};
+use crate::{benches, fuzz, kubernetes, licences, registry, say};
 
 /// The packages of the plugins that the program carries.
 const BUNDLED: &[&str] = &[
@@ -58,6 +58,7 @@ pub fn find(name: &str, rest: &[String]) -> Result<Task, Stop> {
             return Ok(fuzz_targets);
         }
         "kubernetes-assets" => |workspace, _| kubernetes_assets(workspace, &Steps::start()).map(drop),
+        "registry" => |workspace, _| oci_registry(workspace, &Steps::start()).map(drop),
         "generate" => |workspace, _| generate(workspace),
         "bench" => {
             benches::check(rest)?;
@@ -181,6 +182,9 @@ const WITHOUT_KUBERNETES: &str = "--without-kubernetes";
 /// The module that holds, in each file, the tests that need a cluster: a part of their names.
 const KUBERNETES_TESTS: &str = "on_a_cluster::";
 
+/// Likewise, the tests that need an OCI registry. Go builds it too, so the same flag leaves them out.
+const REGISTRY_TESTS: &str = "in_a_registry::";
+
 /// The flag of `test` that leaves out the tests against NVIDIA's packages.
 const WITHOUT_INTEROP: &str = "--without-interop";
 
@@ -211,6 +215,7 @@ fn test(workspace: &Workspace, flags: &[String]) -> Result<(), Stop> {
         chromium::chromium(&workspace.target, &|line| steps.say(line))
     })?;
     let assets = if with_kubernetes { kubernetes_assets(workspace, &steps)? } else { None };
+    let registry = with_kubernetes.then(|| oci_registry(workspace, &steps)).transpose()?;
     let nvidia = interop.then(|| nvidia(workspace, &steps)).transpose()?;
     // Which tests call, and `cargo test` does not build for tests of another package.
     build_program(workspace, &steps, "sla-profiler")?;
@@ -220,9 +225,11 @@ fn test(workspace: &Workspace, flags: &[String]) -> Result<(), Stop> {
     if let Some(assets) = assets {
         tests.env(kubernetes::ASSETS_VARIABLE, assets);
     }
-    if !with_kubernetes {
-        steps.say(&format!("tests: those named {KUBERNETES_TESTS} are left out"));
-        tests.args(["--", "--skip", KUBERNETES_TESTS]);
+    if let Some(registry) = registry {
+        tests.env(registry::VARIABLE, registry);
+    } else {
+        steps.say(&format!("tests: those named {KUBERNETES_TESTS} or {REGISTRY_TESTS} are left out"));
+        tests.args(["--", "--skip", KUBERNETES_TESTS, "--skip", REGISTRY_TESTS]);
     }
     steps.command("tests", &mut tests)?;
     if with(WITHOUT_FUZZ) {
@@ -274,6 +281,13 @@ pub fn kubernetes_assets(workspace: &Workspace, steps: &Steps) -> Result<Option<
     let state = if built { "built" } else { "kept" };
     steps.say(&format!("{step}: {state} in {}", workspace.shown(&folder)));
     Ok(Some(folder))
+}
+
+fn oci_registry(workspace: &Workspace, steps: &Steps) -> Result<PathBuf, Stop> {
+    let step = "registry";
+    let program = steps.run(step, "the OCI registry that the tests start", || registry::ensure(workspace))?;
+    steps.say(&format!("{step}: {}", workspace.shown(&program)));
+    Ok(program)
 }
 
 /// With this variable set, tests write the files that they otherwise compare with.
@@ -408,7 +422,7 @@ mod tests {
         let tasks = crate::HELP.split("Tasks:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
         let names = tasks.lines().filter(|line| !line.starts_with("    "));
         let names: Vec<&str> = names.filter_map(|line| line.split_whitespace().next()).collect();
-        assert_eq!(names.len(), 12);
+        assert_eq!(names.len(), 13);
         assert!(names.iter().all(|name| usage(name, &[]).is_none()), "{names:?}");
     }
 }
