@@ -1,6 +1,11 @@
 //! Helpers for the tests of this package: where things are, and how to run the program as a user would.
 
-#![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests: a failure is the message")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "helpers of tests: a failure is the message"
+)]
 
 pub mod chromium;
 pub mod fixtures;

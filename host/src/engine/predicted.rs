@@ -172,6 +172,18 @@ impl Cluster for Paced {
         self.other.gpus()
     }
 
+    fn gpus_per_node(&self) -> u32 {
+        self.other.gpus_per_node()
+    }
+
+    fn serves_both_roles(&self) -> bool {
+        self.other.serves_both_roles()
+    }
+
+    fn can_abandon_launches(&self) -> bool {
+        self.other.can_abandon_launches()
+    }
+
     fn expected_launch(&self, launch: &Launch) -> Duration {
         self.other.expected_launch(launch).mul_f64(self.launch)
     }
