@@ -189,9 +189,9 @@ pub fn dry_run(printer: &Printer, job: &Job, space: &SearchSpace, estimate: &Est
         push_line(
             &mut text,
             &format!(
-                "  at {:>8}  {:<20} {:>3} GPUs  {:>4} s to load  {:>3} points",
+                "  at {:>8}  {:<24} {:>3} GPUs  {:>4} s to load  {:>3} points",
                 clock(launch.at_s),
-                launch.name,
+                if launch.also_for.is_empty() { launch.name.clone() } else { format!("{}, both roles", launch.name) },
                 launch.gpus,
                 launch.launch_s.round(),
                 launch.points,
@@ -215,7 +215,7 @@ pub fn dry_run(printer: &Printer, job: &Job, space: &SearchSpace, estimate: &Est
         .candidates
         .iter()
         .zip(0..)
-        .filter(|(_, id)| prediction.launches.iter().all(|launch| launch.candidate != *id))
+        .filter(|(_, id)| !prediction.launches.iter().any(|l| l.candidate == *id || l.also_for.contains(id)))
         .map(|(candidate, _)| Candidate::name(candidate))
         .collect();
     if !idle.is_empty() {

@@ -40,6 +40,8 @@ pub struct PredictedLaunch {
     pub candidate: CandidateId,
     /// `prefill tp4`
     pub name: String,
+    /// Candidates of the other role that would be measured on it too.
+    pub also_for: Vec<CandidateId>,
     /// GPUs of one engine.
     pub gpus: u32,
     /// When, from the start of the run, in seconds.
@@ -119,6 +121,7 @@ fn summarise(space: &SearchSpace, records: &[Record], total_s: f64, usage: Usage
                 launches.push(PredictedLaunch {
                     candidate: *candidate,
                     name: known.map(crate::domain::Candidate::name).unwrap_or_default(),
+                    also_for: Vec::new(),
                     gpus: known.map_or(0, crate::domain::Candidate::gpus),
                     at_s: record.at_s,
                     launch_s: 0.0,
@@ -131,8 +134,11 @@ fn summarise(space: &SearchSpace, records: &[Record], total_s: f64, usage: Usage
                 }
             }
             Event::Joined { facts } => {
-                let host = launches.iter().rfind(|launch| mapping(launch.candidate) == mapping(facts.candidate));
-                hosts.extend(host.map(|launch| (facts.candidate, launch.candidate)));
+                let host = launches.iter_mut().rfind(|launch| mapping(launch.candidate) == mapping(facts.candidate));
+                if let Some(launch) = host {
+                    launch.also_for.push(facts.candidate);
+                    hosts.insert(facts.candidate, launch.candidate);
+                }
             }
             Event::Measured { phase, measurement } => {
                 let host = hosts.get(&measurement.candidate).copied().unwrap_or(measurement.candidate);

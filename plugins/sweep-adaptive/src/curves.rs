@@ -73,12 +73,15 @@ impl Sweep<'_> {
 
         let mut worst: Option<(f64, u32, u32)> = None;
         let mut measured = 0;
+        let mut paid = self.failures_of(candidate.id);
         let job_too = (!lengths.contains(&job_isl)).then_some(job_isl);
         for isl in lengths.iter().copied().chain(job_too) {
             let rows = self.history.measurements.of(candidate.id).filter(|m| (m.isl, m.osl) == (isl, osl));
             let points: BTreeMap<u32, f64> = rows.filter_map(|m| Some((m.concurrency, m.itl_ms?.mean))).collect();
             let points: Vec<_> = points.into_iter().collect();
             measured += points.len();
+            // At the job's own length the sweep measured too, which is not the curve's to pay.
+            paid += if isl == job_isl { points.len().min(self.decode_curve_points / 4) } else { points.len() };
             let found = self.worst_gap(&points, by_line, |a, b| {
                 let middle = geometric_middle(a, b) / dp * dp;
                 let new = middle > a && middle < b;
@@ -88,8 +91,7 @@ impl Sweep<'_> {
                 worst = Some((error, isl, n));
             }
         }
-        let tried = measured + self.failures_of(candidate.id);
-        match worst.filter(|_| tried < self.decode_curve_points) {
+        match worst.filter(|_| paid < self.decode_curve_points) {
             Some((_, isl, n)) => Step::Measure(vec![self.decode_probe(candidate, isl, osl, n)]),
             None => Step::Done(format!("{measured} points measured at {} contexts, and the job's own", lengths.len())),
         }

@@ -157,13 +157,21 @@ impl<'a> Sweep<'a> {
         let count = all.iter().filter(|c| measured(c)).count();
         let mut text = format!("{count} of {} candidates measured{refined}", all.len());
         let mut learnt = None;
+        let mut skipped: Vec<(String, Vec<&str>)> = Vec::new();
         for c in all.iter().filter(|c| !measured(c)) {
             if let Some(failure) = self.history.failures.rows().find(|f| f.candidate == c.id) {
                 text.push_str(&format!("; {} failed: {}", c.label, failure.reason));
             } else if let Some(why) = self.out(c) {
                 learnt = Some(self.belief(c));
-                text.push_str(&format!("; {} skipped: even at the best end of its prior's band, {why}", c.label));
+                match skipped.iter_mut().find(|(reason, _)| *reason == why) {
+                    Some((_, labels)) => labels.push(c.label),
+                    None => skipped.push((why, vec![c.label])),
+                }
             }
+        }
+        for (why, labels) in skipped {
+            let labels = labels.join(", ");
+            text.push_str(&format!("; {labels} skipped: even at the best end of the prior's band, {why}"));
         }
         if let Some(belief) = learnt {
             text.push_str(&format!("; {}", belief.text()));

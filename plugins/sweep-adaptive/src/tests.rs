@@ -132,7 +132,7 @@ fn priors_prune_what_cannot_win_and_say_so() {
     let why = world.run::<SweepAdaptive>(&Goal::Prefill);
     assert!(world.probes.iter().all(|p| p.candidate == 1), "{:?}", world.probes);
     assert!(
-        why.contains("tp1 skipped: even at the best end of its prior's band, it misses the SLA, which tp2 meets"),
+        why.contains("tp1 skipped: even at the best end of the prior's band, it misses the SLA, which tp2 meets"),
         "{why}"
     );
     assert!(
