@@ -61,11 +61,15 @@ fn the_commands_of_the_readmes_work() {
     let dir = tempfile::tempdir().unwrap();
     let mut done: Vec<Vec<String>> = Vec::new();
     for (number, document) in documents().iter().enumerate() {
+        let mut outs: Vec<String> = Vec::new();
         for command in commands(document) {
             let mut arguments: Vec<String> = command.split_whitespace().skip(1).map(str::to_owned).collect();
             // Not into the reader's folders; one place for each document's results.
             if let Some(at) = arguments.iter().position(|argument| argument == "--out") {
-                let out = arguments.get_mut(at + 1).unwrap();
+                outs.push(arguments[at + 1].clone());
+            }
+            // Later commands name a run that an earlier one made.
+            for out in arguments.iter_mut().filter(|argument| outs.contains(argument)) {
                 *out = dir.path().join(format!("{number}-{}", out.replace('/', "-"))).display().to_string();
             }
             // Engines take GPUs, or a server that runs: what they would be asked is told all the same. A cluster is asked in

@@ -2,7 +2,7 @@
 //! scheduler, on engines that answer what the roofline predicts. Nothing is created or written. The same prediction
 //! is the forecast that a real run's progress is measured by.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -29,6 +29,20 @@ pub struct Prediction {
     pub phases: Vec<PredictedPhase>,
     /// The whole run on the cluster's clock, in seconds.
     pub total_s: f64,
+    /// GPUs times hours that engines would be held.
+    pub gpu_hours: f64,
+    /// The same run if only the winners' engines were launched.
+    #[serde(skip)]
+    pub winners_alone: WinnersAlone,
+}
+
+/// A strategy may leave out everybody but the winners, once it has seen how they do.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct WinnersAlone {
+    /// Engines.
+    pub launches: u32,
+    /// From start to end, without the time in which only others launch or are measured, in seconds.
+    pub wall_s: f64,
     /// GPUs times hours that engines would be held.
     pub gpu_hours: f64,
 }
@@ -162,5 +176,59 @@ fn summarise(space: &SearchSpace, records: &[Record], total_s: f64, usage: Usage
     for phase in &mut phases {
         phase.points = points.iter().filter(|of| **of == phase.phase).count() as u32;
     }
-    Prediction { launches, phases, total_s, gpu_hours: usage.gpu_seconds / 3600.0 }
+    let winners_alone = winners_alone(space, records, &hosts, total_s);
+    Prediction { launches, phases, total_s, gpu_hours: usage.gpu_seconds / 3600.0, winners_alone }
+}
+
+/// Winners are those that a curve is drawn of.
+fn winners_alone(
+    space: &SearchSpace,
+    records: &[Record],
+    hosts: &HashMap<CandidateId, CandidateId>,
+    total_s: f64,
+) -> WinnersAlone {
+    let host = |id: CandidateId| hosts.get(&id).copied().unwrap_or(id);
+    let winners: HashSet<CandidateId> = records
+        .iter()
+        .filter_map(|record| match &record.event {
+            Event::Measured { phase: Phase::PrefillInterpolation | Phase::DecodeInterpolation, measurement } => {
+                Some(host(measurement.candidate))
+            }
+            _ => None,
+        })
+        .collect();
+    let gpus = |id: CandidateId| space.candidates.get(id as usize).map_or(0.0, |candidate| f64::from(candidate.gpus()));
+    let (mut launches, mut wall_s, mut gpu_seconds, mut last_s) = (0, total_s, 0.0, 0.0);
+    let (mut busy, mut held) = (HashSet::new(), HashSet::new());
+    for record in records {
+        // What others did since the record before is time that nobody would have spent.
+        let since_s = record.at_s - last_s;
+        if busy.is_disjoint(&winners) && !busy.is_empty() {
+            wall_s -= since_s;
+        } else {
+            gpu_seconds += since_s * held.intersection(&winners).map(|id| gpus(*id)).sum::<f64>();
+        }
+        last_s = record.at_s;
+        match &record.event {
+            Event::Launching { candidate } => {
+                launches += u32::from(winners.contains(candidate));
+                busy.insert(*candidate);
+                held.insert(*candidate);
+            }
+            Event::Launched { facts } => {
+                busy.remove(&facts.candidate);
+            }
+            Event::Measuring { probe } => {
+                busy.insert(host(probe.candidate));
+            }
+            Event::Measured { measurement, .. } => {
+                busy.remove(&host(measurement.candidate));
+            }
+            Event::Released { candidate } => {
+                held.remove(candidate);
+            }
+            _ => {}
+        }
+    }
+    WinnersAlone { launches, wall_s, gpu_hours: gpu_seconds / 3600.0 }
 }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::RunError;
-use super::dry_run::{self, Prediction};
+use super::dry_run::{self, Prediction, WinnersAlone};
 use super::policies::Policies;
 use crate::domain::Role;
 use crate::domain::search_space::SearchSpace;
@@ -59,16 +59,26 @@ pub struct Totals {
 }
 
 impl Totals {
-    fn of(prediction: &Prediction, spec: &RunSpec, more_points: f64) -> Self {
-        let points: u32 = prediction.phases.iter().map(|phase| phase.points).sum();
+    /// Nobody but the winners is launched.
+    fn least(prediction: &Prediction, spec: &RunSpec) -> Self {
+        let WinnersAlone { launches, wall_s, gpu_hours } = prediction.winners_alone;
+        Self { launches, points: points(prediction), gpu_hours, wall_s, cost: spec.budget.cost(gpu_hours) }
+    }
+
+    /// As predicted, with more points.
+    fn most(prediction: &Prediction, spec: &RunSpec) -> Self {
         Self {
             launches: u32::try_from(prediction.launches.len()).unwrap_or(u32::MAX),
-            points: (f64::from(points) * (1.0 + more_points)).ceil() as u32,
+            points: (f64::from(points(prediction)) * (1.0 + MORE_POINTS)).ceil() as u32,
             gpu_hours: prediction.gpu_hours,
             wall_s: prediction.total_s,
             cost: spec.budget.cost(prediction.gpu_hours),
         }
     }
+}
+
+fn points(prediction: &Prediction) -> u32 {
+    prediction.phases.iter().map(|phase| phase.points).sum()
 }
 
 /// Predicts a run three times. To be called on a paused clock.
@@ -88,8 +98,7 @@ pub async fn estimate(
         dry_run::predict(spec, space, policies, paced, only_role).await
     };
     let (quick, slow) = (at(QUICK).await?, at(SLOW).await?);
-    let low = Totals::of(&quick, spec, 0.0);
-    let high = Totals::of(&slow, spec, MORE_POINTS);
+    let (low, high) = (Totals::least(&quick, spec), Totals::most(&slow, spec));
     let rests_on = vec![
         format!(
             "engines whose speed the roofline predicts, on a {} cluster with {} GPUs; nothing was asked of it but what it has",
@@ -104,6 +113,7 @@ pub async fn estimate(
             "at most {:.0} % more points than on engines without noise, and no launch that fails",
             MORE_POINTS * 100.0
         ),
+        "at best, a strategy that need not launch anybody but the winners".to_owned(),
     ];
     let budget = within_budget(spec, &low, &high);
     Ok(Estimate { likely, low, high, rests_on, budget })

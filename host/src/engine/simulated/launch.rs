@@ -3,7 +3,7 @@
 use super::core::EngineShape;
 use crate::domain::memory::weight_bytes_per_gpu;
 use crate::domain::random::{self, Random};
-use crate::domain::{Backend, FailureClass, Job, Mapping, Role};
+use crate::domain::{Backend, FailureClass, Job, Mapping};
 use crate::spec::SimulationSpec;
 
 /// Launch times vary by this fraction: image caches, disks and neighbours.
@@ -26,7 +26,8 @@ pub(super) fn expected_s(job: &Job, mapping: &Mapping, simulation: &SimulationSp
     load_s + simulation.compile_s.max(0.0) + simulation.warmup_s.max(0.0)
 }
 
-/// What becomes of a launch: decided by seed, role and mapping, so that trying again does not help.
+/// What becomes of a launch: decided by seed and mapping, so that trying again does not help. Not by the role: one engine
+/// serves both, and who has it launched first may be another one once a run is resumed.
 pub(super) struct Fate {
     /// Time until it is known.
     pub(super) after_s: f64,
@@ -35,13 +36,8 @@ pub(super) struct Fate {
 }
 
 /// Draws it.
-pub(super) fn fate(job: &Job, role: Role, mapping: &Mapping, simulation: &SimulationSpec) -> Fate {
-    let mut random = Random::new(&[
-        u64::from(job.seed),
-        random::text("launch"),
-        random::text(role.as_str()),
-        random::text(&mapping.label()),
-    ]);
+pub(super) fn fate(job: &Job, mapping: &Mapping, simulation: &SimulationSpec) -> Fate {
+    let mut random = Random::new(&[u64::from(job.seed), random::text("launch"), random::text(&mapping.label())]);
     let expected_s = expected_s(job, mapping, simulation) * random.around_one(LAUNCH_JITTER);
     if random.uniform() >= simulation.fault_rate {
         return Fate { after_s: expected_s, fault: None };
@@ -154,7 +150,7 @@ mod tests {
         let mut classes = std::collections::BTreeMap::new();
         for seed in 0..1000 {
             job.seed = seed;
-            if let Some((class, reason)) = fate(&job, Role::Decode, &Mapping::tensor(2), &simulation(0.3)).fault {
+            if let Some((class, reason)) = fate(&job, &Mapping::tensor(2), &simulation(0.3)).fault {
                 assert!(reason.starts_with("simulated fault: "), "{reason}");
                 *classes.entry(class.to_string()).or_insert(0) += 1;
             }
@@ -162,8 +158,8 @@ mod tests {
         let faults: i32 = classes.values().sum();
         assert!((250..350).contains(&faults), "{classes:?}");
         assert_eq!(classes.len(), 2, "{classes:?}");
-        assert!(fate(&job, Role::Decode, &Mapping::tensor(2), &simulation(0.0)).fault.is_none());
-        assert!(fate(&job, Role::Decode, &Mapping::tensor(2), &simulation(1.0)).fault.is_some());
+        assert!(fate(&job, &Mapping::tensor(2), &simulation(0.0)).fault.is_none());
+        assert!(fate(&job, &Mapping::tensor(2), &simulation(1.0)).fault.is_some());
     }
 
     #[test]

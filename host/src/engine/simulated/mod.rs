@@ -177,7 +177,7 @@ impl Cluster for SimulatedCluster {
             .map_err(|reason| fail(FailureClass::Launch, reason))?;
         let shape = EngineShape::new(job, job.backend, &mapping)
             .map_err(|reason| fail(FailureClass::DoesNotFit, reason.to_string()))?;
-        let fate = launch::fate(job, role, &mapping, simulation);
+        let fate = launch::fate(job, &mapping, simulation);
         tokio::time::sleep(seconds(fate.after_s)).await;
         if let Some((class, reason)) = fate.fault {
             return Err(fail(class, reason));
