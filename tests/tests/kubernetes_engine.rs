@@ -218,11 +218,13 @@ mod on_a_cluster {
                 dgd.metadata.managed_fields.iter().flatten().filter_map(|m| m.manager.clone()).collect();
             assert!(managers.contains(&"sla-profiler".to_owned()), "{managers:?}");
             let folder = world.dir.path().join(launch.candidate.dir_name());
-            let logs = std::fs::read_dir(&folder)
-                .unwrap()
-                .flatten()
-                .filter(|file| file.path().extension().is_some_and(|e| e == "log"));
-            assert_eq!(logs.count(), 2, "of frontend and worker");
+            // Whoever follows them may be a moment behind.
+            eventually("the logs of frontend and worker", async || {
+                let files = std::fs::read_dir(&folder).unwrap().flatten();
+                let logs = files.filter(|file| file.path().extension().is_some_and(|e| e == "log"));
+                (logs.count() == 2).then_some(())
+            })
+            .await;
             engine.shutdown().await.unwrap();
             world.nothing_is_left().await;
             let asked = world.proxy.asked();

@@ -39,6 +39,14 @@ impl Goal {
             Goal::Decode | Goal::DecodeCurve(_) => Role::Decode,
         }
     }
+
+    /// The curve that is wanted, if one is.
+    pub const fn curve(&self) -> Option<CurveGoal> {
+        match self {
+            Goal::Prefill | Goal::Decode => None,
+            Goal::PrefillCurve(curve) | Goal::DecodeCurve(curve) => Some(*curve),
+        }
+    }
 }
 
 /// The engine whose curve is wanted, and how far the curve reaches.

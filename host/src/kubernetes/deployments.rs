@@ -41,6 +41,9 @@ impl Kube {
         if label != Some(&owner.run) {
             return Err(self.foreign(name, "it carries the label of another run"));
         }
+        if object.metadata.deletion_timestamp.is_some() {
+            return Err(ClusterError::Unusable(format!("a deployment {name} is still being deleted")));
+        }
         object.metadata.uid.ok_or_else(|| ClusterError::Unusable(format!("the API server gave {name} no uid")))
     }
 

@@ -268,7 +268,7 @@ impl Scheduler {
                         {
                             let mut pool = self.pool();
                             pool.remove_busy(live.key);
-                            pool.ending += 1;
+                            pool.ending.push(live.key);
                         }
                         return self.end(live).await;
                     }
@@ -337,7 +337,8 @@ impl Scheduler {
             pool.busy.push(key);
             return Found::Up(pool.idle.remove(index));
         }
-        if pool.busy.contains(&key) || pool.launching.contains(&key) {
+        // One that is ending has the names that the next one would have.
+        if [&pool.busy, &pool.launching, &pool.ending].iter().any(|keys| keys.contains(&key)) {
             return Found::Nothing;
         }
         let failed = pool.failed.iter().find(|(of, failure)| *of == key && failure.candidate != id);
@@ -490,7 +491,7 @@ impl Scheduler {
         if let Err(failure) = engine.shutdown().await {
             tracing::warn!("{}: {}", key.mapping, failure.reason);
         }
-        self.pool().ending -= 1;
+        self.pool().remove_ending(key);
         self.free(&place, since_s);
         kept?;
         if let Some(first) = users.first() {
@@ -510,7 +511,7 @@ impl Scheduler {
             let (kept, gone): (Vec<Live>, Vec<Live>) =
                 std::mem::take(&mut pool.idle).into_iter().partition(|live| keep.contains(&live.key));
             pool.idle = kept;
-            pool.ending += gone.len();
+            pool.ending.extend(gone.iter().map(|live| live.key));
             gone
         };
         self.all(gone.into_iter().map(|live| self.end(live).boxed_local()).collect()).await

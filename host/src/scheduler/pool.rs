@@ -89,7 +89,7 @@ pub(super) struct Pool {
     pub(super) busy: Vec<Key>,
     pub(super) launching: Vec<Key>,
     /// Being shut down: their GPUs will be free.
-    pub(super) ending: usize,
+    pub(super) ending: Vec<Key>,
     pub(super) batches: [Batch; 2],
     /// Stay for the curves unless their GPUs are needed.
     pub(super) likely: Vec<CandidateId>,
@@ -113,7 +113,7 @@ impl Pool {
             idle: Vec::new(),
             busy: Vec::new(),
             launching: Vec::new(),
-            ending: 0,
+            ending: Vec::new(),
             batches: [Batch::default(), Batch::default()],
             likely: Vec::new(),
             let_go: Vec::new(),
@@ -135,19 +135,19 @@ impl Pool {
 
     /// Engines that are up or on their way.
     pub(super) fn engines(&self) -> usize {
-        self.idle.len() + self.busy.len() + self.launching.len() + self.ending
+        self.idle.len() + self.busy.len() + self.launching.len() + self.ending.len()
     }
 
     pub(super) fn remove_busy(&mut self, key: Key) {
-        if let Some(index) = self.busy.iter().position(|busy| *busy == key) {
-            self.busy.swap_remove(index);
-        }
+        remove(&mut self.busy, key);
     }
 
     pub(super) fn remove_launching(&mut self, key: Key) {
-        if let Some(index) = self.launching.iter().position(|launching| *launching == key) {
-            self.launching.swap_remove(index);
-        }
+        remove(&mut self.launching, key);
+    }
+
+    pub(super) fn remove_ending(&mut self, key: Key) {
+        remove(&mut self.ending, key);
     }
 
     /// How gladly an idle engine is given up for one of the role; the least is given up first, `None` stays.
@@ -155,7 +155,7 @@ impl Pool {
         let has = |ids: &[CandidateId]| ids.iter().any(|id| key_of(*id) == Some(live.key));
         // A strategy whose whole batch is through is about to be asked for the next one.
         let between = self.batches.iter().any(|batch| batch.open.is_empty() && !batch.through.is_empty());
-        let nothing_else_happens = self.busy.is_empty() && self.launching.is_empty() && self.ending == 0 && !between;
+        let nothing_else_happens = self.busy.is_empty() && self.launching.is_empty() && self.ending.is_empty() && !between;
         let [prefill, decode] = &self.batches;
         let own = if role == Role::Prefill { prefill } else { decode };
         let wanted = [prefill, decode].into_iter().any(|batch| has(&batch.open) || has(&batch.through));
@@ -209,7 +209,7 @@ impl Pool {
         }
         victims.sort_unstable();
         let out: Vec<Live> = victims.into_iter().rev().map(|index| self.idle.remove(index)).collect();
-        self.ending += out.len();
+        self.ending.extend(out.iter().map(|live| live.key));
         out
     }
 
@@ -223,9 +223,15 @@ impl Pool {
         let keep = |live: &Live| wanted.iter().any(|ids| ids.iter().any(|id| key_of(*id) == Some(live.key)));
         let (kept, gone): (Vec<Live>, Vec<Live>) = std::mem::take(&mut self.idle).into_iter().partition(keep);
         self.idle = kept;
-        self.ending += gone.len();
+        self.ending.extend(gone.iter().map(|live| live.key));
         self.let_go.extend(gone.iter().map(|live| live.key));
         gone
+    }
+}
+
+fn remove(keys: &mut Vec<Key>, key: Key) {
+    if let Some(index) = keys.iter().position(|known| *known == key) {
+        keys.swap_remove(index);
     }
 }
 

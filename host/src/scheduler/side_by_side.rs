@@ -9,7 +9,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::likely::likely_winners;
 use super::{Halt, Scheduler};
-use crate::domain::{Candidate, Goal, History, Job, Role, Step};
+use crate::domain::{Candidate, CandidateId, Goal, History, Job, Role, Step};
 use crate::run::{Phase, Recorder};
 
 /// A strategy that takes more steps than this has lost its way; the points it asked for are kept.
@@ -78,9 +78,9 @@ pub async fn pursue<S: Strategist>(
     let alone = goals.len() < 2;
     let mut rounds: FuturesUnordered<Round<'_>> = FuturesUnordered::new();
     let mut result = Ok(());
-    for (index, track) in tracks.iter_mut().enumerate() {
-        match ask(sweeping, strategist, track, index, alone) {
-            Ok(round) => rounds.push(round),
+    for index in 0..tracks.len() {
+        match ask(sweeping, strategist, &mut tracks, index, alone) {
+            Ok(round) => rounds.extend(round),
             Err(error) => {
                 result = Err(error);
                 break;
@@ -95,11 +95,9 @@ pub async fn pursue<S: Strategist>(
         if result.is_err() {
             continue;
         }
-        if let Some(track) = tracks.get_mut(index).filter(|track| track.why.is_none()) {
-            match ask(sweeping, strategist, track, index, alone) {
-                Ok(round) => rounds.push(round),
-                Err(error) => result = Err(error),
-            }
+        match ask(sweeping, strategist, &mut tracks, index, alone) {
+            Ok(round) => rounds.extend(round),
+            Err(error) => result = Err(error),
         }
         while let Some((phase, why)) = tracks.get(told).and_then(|track| Some((track.phase, track.why.as_deref()?))) {
             if result.is_ok() {
@@ -111,19 +109,23 @@ pub async fn pursue<S: Strategist>(
     result
 }
 
-/// Asks for the next step and starts it. Once there is none, what starts is the end of engines that are of no more use.
+/// Asks for the next step of a track and starts it. Once there is none, what starts is the end of engines that are of no
+/// more use; after that, nothing.
 fn ask<'a, S: Strategist>(
     sweeping: Sweeping<'a>,
     strategist: &mut S,
-    track: &mut Track,
+    tracks: &mut [Track],
     index: usize,
     alone: bool,
-) -> Result<Round<'a>, S::Error> {
+) -> Result<Option<Round<'a>>, S::Error> {
     let Sweeping { scheduler, recorder, job, candidates } = sweeping;
     let history = recorder.history();
+    // What other curves are drawn of; their strategy may not have been asked yet.
+    let others = tracks.iter().enumerate().filter(|(other, track)| *other != index && track.why.is_none());
+    let drawn: Vec<CandidateId> = others.filter_map(|(_, track)| track.goal.curve()).map(|c| c.candidate).collect();
+    let Some(track) = tracks.get_mut(index).filter(|track| track.why.is_none()) else { return Ok(None) };
     scheduler.expect_winners(match track.goal {
-        // What is drawn a curve of is known.
-        Goal::PrefillCurve(_) | Goal::DecodeCurve(_) => Vec::new(),
+        Goal::PrefillCurve(_) | Goal::DecodeCurve(_) => drawn,
         Goal::Prefill | Goal::Decode => {
             Role::ALL.iter().flat_map(|role| likely_winners(job, candidates, &history, *role, KEPT)).collect()
         }
@@ -137,13 +139,13 @@ fn ask<'a, S: Strategist>(
         Step::Done(format!("cut off after {MAX_STEPS} steps"))
     };
     track.steps += 1;
-    Ok(match step {
+    Ok(Some(match step {
         Step::Measure(probes) => async move { (index, scheduler.measure(phase, &probes).await) }.boxed_local(),
         Step::Done(why) => {
             track.why = Some(why);
             async move { (index, scheduler.finished(goal.role()).await) }.boxed_local()
         }
-    })
+    }))
 }
 
 fn of_role(mut history: History, candidates: &[Candidate], role: Role) -> History {

@@ -137,7 +137,9 @@ async fn deploy(dgd: Arc<DynamicObject>, context: Arc<Context>) -> Result<Action
         let status = deployment.status.unwrap_or_default();
         let (wanted, available) = (part.pods(), status.available_replicas.unwrap_or(0));
         let current = status.observed_generation == deployment.metadata.generation;
-        ready &= current && i64::from(available) == wanted;
+        // Old pods that still serve while new ones do not come up do not count.
+        let (all, updated) = (status.replicas.unwrap_or(0), status.updated_replicas.unwrap_or(0));
+        ready &= current && [all, updated, available].iter().all(|count| i64::from(*count) == wanted);
         replicas.insert(
             part.component.to_owned(),
             json!({ "componentKind": "Deployment", "replicas": wanted, "readyReplicas": available }),

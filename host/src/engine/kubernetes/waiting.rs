@@ -106,7 +106,9 @@ fn judge(
 ) -> Judgement {
     let hopeless = |class, reason| Judgement::Hopeless { class, reason, of: None };
     let Some(dgd) = &view.dgd else {
-        if seen && view.dgd_listed {
+        // One that was deleted before the first list is never seen.
+        let gone = seen || now.duration_since(untroubled(view, launched, now)) >= deadlines.operator;
+        if gone && view.dgd_listed {
             return hopeless(FailureClass::Launch, "its deployment was deleted by somebody else".to_owned());
         }
         return deadline(view, deadlines, launched, heard, now);
@@ -151,9 +153,8 @@ fn judge(
     } else {
         *failed_since = None;
     }
-    // An API server that was away was away for the operator, too.
-    let untroubled = if view.trouble.is_some() { now } else { view.recovered.map_or(launched, |at| at.max(launched)) };
-    if dgd.state.is_empty() && view.pods.is_empty() && now.duration_since(untroubled) >= deadlines.operator {
+    let untouched = dgd.state.is_empty() && view.pods.is_empty();
+    if untouched && now.duration_since(untroubled(view, launched, now)) >= deadlines.operator {
         return hopeless(
             FailureClass::Launch,
             format!(
@@ -163,6 +164,11 @@ fn judge(
         );
     }
     deadline(view, deadlines, launched, heard, now)
+}
+
+/// Since when the API server answers: one that was away was away for the operator, too.
+fn untroubled(view: &View, launched: Instant, now: Instant) -> Instant {
+    if view.trouble.is_some() { now } else { view.recovered.map_or(launched, |at| at.max(launched)) }
 }
 
 fn deadline(view: &View, deadlines: &Deadlines, launched: Instant, heard: Option<Instant>, now: Instant) -> Judgement {
@@ -261,6 +267,7 @@ mod tests {
 
     struct World {
         view: View,
+        seen: bool,
         problems: BTreeMap<String, Instant>,
         failed_since: Option<Instant>,
         launched: Instant,
@@ -271,7 +278,8 @@ mod tests {
         fn new() -> Self {
             let dgd = DgdView { uid: "u".to_owned(), state: "pending".to_owned(), current: true, ..DgdView::default() };
             let view = View { dgd: Some(dgd), dgd_listed: true, ..View::default() };
-            Self { view, problems: BTreeMap::new(), failed_since: None, launched: Instant::now(), heard: None }
+            let launched = Instant::now();
+            Self { view, seen: true, problems: BTreeMap::new(), failed_since: None, launched, heard: None }
         }
 
         /// Class and reason if it is hopeless that many seconds after the launch.
@@ -283,7 +291,7 @@ mod tests {
                 &deadlines,
                 &mut self.problems,
                 &mut self.failed_since,
-                true,
+                self.seen,
                 self.launched,
                 self.heard,
                 now,
@@ -365,6 +373,16 @@ mod tests {
         world.view.dgd.as_mut().unwrap().state = "failed".to_owned();
         assert_eq!(world.at(5), None, "it may mend it");
         assert!(world.at(26).unwrap().1.contains("calls the deployment failed"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deployment_that_is_gone_before_it_is_seen_is_not_waited_for() {
+        let mut world = World::new();
+        world.view.dgd = None;
+        assert!(world.at(0).unwrap().1.contains("was deleted by somebody else"), "it was seen");
+        world.seen = false;
+        assert_eq!(world.at(59), None, "its first list may have been made before");
+        assert!(world.at(60).unwrap().1.contains("was deleted by somebody else"));
     }
 
     #[test]

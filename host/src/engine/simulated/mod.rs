@@ -166,7 +166,7 @@ impl Cluster for SimulatedCluster {
 
     async fn launch(&self, launch: &Launch) -> Result<Box<dyn Engine>, Failure> {
         let (job, simulation) = (&self.world.job, &self.world.simulation);
-        let (role, mapping) = (launch.candidate.role, launch.candidate.mapping);
+        let mapping = launch.candidate.mapping;
         let fail = |class, reason: String| Failure {
             candidate: launch.id,
             class,

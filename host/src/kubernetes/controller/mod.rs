@@ -48,6 +48,10 @@ pub const DEFAULT_CLASS: &str = "sla-profiler";
 /// Requests worked on at once.
 const CONCURRENCY: u16 = 8;
 
+/// Asked to stop, what is under way may take so long: less than the 30 s that Kubernetes gives a pod. A kube-runtime
+/// Controller that is asked before its first list is there may not end by itself.
+const LAST_WORDS: Duration = Duration::from_secs(15);
+
 /// What the controller needs to know.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -88,6 +92,10 @@ pub async fn run(kube: Kube, options: Options, stop: watch::Receiver<bool>) -> R
     let outcome = tokio::select! {
         () = &mut work => Ok(()),
         error = &mut lost => Err(error),
+        () = async { stopped().await; tokio::time::sleep(LAST_WORDS).await } => {
+            tracing::warn!("what was under way is not done after {} s, and is left to the next one", LAST_WORDS.as_secs());
+            Ok(())
+        }
     };
     if outcome.is_ok() {
         // Another replica need not wait until it runs out.
