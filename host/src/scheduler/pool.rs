@@ -155,7 +155,8 @@ impl Pool {
         let has = |ids: &[CandidateId]| ids.iter().any(|id| key_of(*id) == Some(live.key));
         // A strategy whose whole batch is through is about to be asked for the next one.
         let between = self.batches.iter().any(|batch| batch.open.is_empty() && !batch.through.is_empty());
-        let nothing_else_happens = self.busy.is_empty() && self.launching.is_empty() && self.ending.is_empty() && !between;
+        let nothing_else_happens =
+            self.busy.is_empty() && self.launching.is_empty() && self.ending.is_empty() && !between;
         let [prefill, decode] = &self.batches;
         let own = if role == Role::Prefill { prefill } else { decode };
         let wanted = [prefill, decode].into_iter().any(|batch| has(&batch.open) || has(&batch.through));
