@@ -11,12 +11,14 @@ mod on_a_cluster {
     use std::process::Child;
     use std::sync::Arc;
 
+    use hyper::Method;
     use k8s_openapi::api::batch::v1::Job;
     use k8s_openapi::api::coordination::v1::Lease;
     use k8s_openapi::api::core::v1::{ConfigMap, Pod};
     use k8s_openapi::api::events::v1::Event;
     use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
     use serde_json::{Value, json};
+    use sla_profiler_tests::kubernetes::proxy::Fault;
     use sla_profiler_tests::kubernetes::{ControlPlane, Namespace, Operator, Proxy, block_on, eventually, nodes, rbac};
     use sla_profiler_tests::{root, sla_profiler};
 
@@ -261,17 +263,36 @@ mod on_a_cluster {
         });
     }
 
+    /// A namespace with the shipped account and Role, and a controller that runs with them, through a proxy.
+    async fn with_proxied_controller(prefix: &str) -> (Namespace, Controller, Proxy) {
+        let cluster = ControlPlane::shared();
+        let namespace = Namespace::create(cluster, prefix).await;
+        namespace.apply_folder(&root().join("examples/kubernetes/controller")).await;
+        let proxy = Proxy::start(cluster);
+        let kubeconfig = namespace.kubeconfig_through("sla-profiler-controller", proxy.port()).await;
+        let controller = Controller::start(&kubeconfig, namespace.name());
+        (namespace, controller, proxy)
+    }
+
+    #[test]
+    fn a_write_on_what_somebody_changed_meanwhile_is_made_anew_without_a_complaint() {
+        block_on(async {
+            let (namespace, controller, proxy) = with_proxied_controller("stale").await;
+            proxy.inject(Method::PATCH, "dynamographdeploymentrequests/chat/status", Fault::Conflict, 3);
+            namespace.create_strict(&request("chat", false)).await.unwrap();
+            phase(&namespace, "chat", "Profiling").await;
+            assert!(proxy.is_spent());
+            assert_eq!(jobs(&namespace).await.len(), 1);
+            assert!(!controller.log().contains("WARN"), "{}", controller.log());
+        });
+    }
+
     #[test]
     fn auto_apply_that_is_set_later_deploys_and_the_deployment_is_followed_to_its_end() {
         block_on(async {
             let cluster = ControlPlane::shared();
             nodes::add_node(cluster, "flip-0", "NVIDIA-H200", 8).await;
-            let namespace = Namespace::create(cluster, "flip").await;
-            let folder = root().join("examples/kubernetes/controller");
-            namespace.apply_folder(&folder).await;
-            let proxy = Proxy::start(cluster);
-            let kubeconfig = namespace.kubeconfig_through("sla-profiler-controller", proxy.port()).await;
-            let mut controller = Controller::start(&kubeconfig, namespace.name());
+            let (namespace, mut controller, proxy) = with_proxied_controller("flip").await;
             let _operator = Operator::start(cluster, namespace.name(), Arc::new(|_, _| None));
             namespace.create_strict(&request("chat", false)).await.unwrap();
             phase(&namespace, "chat", "Profiling").await;
@@ -310,7 +331,7 @@ mod on_a_cluster {
             end_pod(&namespace, "profile-fails", 1, "x").await;
             phase(&namespace, "fails", "Failed").await;
             assert!(controller.process.try_wait().unwrap().is_none(), "{}", controller.log());
-            let role = fs::read_to_string(folder.join("role.yaml")).unwrap();
+            let role = fs::read_to_string(root().join("examples/kubernetes/controller/role.yaml")).unwrap();
             let given = rbac::given(&serde_yaml::from_str(&role).unwrap());
             let used = rbac::used(&proxy.asked());
             let idle: BTreeSet<_> = given.difference(&used).collect();

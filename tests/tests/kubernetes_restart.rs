@@ -27,7 +27,8 @@ mod on_a_cluster {
     const OUTAGE: Duration = Duration::from_secs(5);
 
     #[test]
-    fn a_run_on_v1alpha1_survives_the_death_of_the_api_server_and_of_etcd_and_a_cluster_without_the_kind_is_named() {
+    fn a_run_on_v1alpha1_survives_the_death_of_the_api_server_and_of_etcd_and_a_cluster_without_the_kind_or_with_a_later_one_is_named()
+     {
         block_on(async {
             let plane = ControlPlane::of_v1alpha1();
             let namespace = Namespace::create(plane, "outage").await;
@@ -116,6 +117,39 @@ mod on_a_cluster {
             assert_eq!(said_of_nothing.code, 6, "{words}");
             assert!(words.contains("the cluster has no such kind"), "{words}");
             assert_eq!(plane.dynamo(), DgdApi::V1alpha1);
+
+            // With a version of it that came after this program, that is said.
+            let later = json!({
+                "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+                "metadata": { "name": "dynamographdeployments.nvidia.com" },
+                "spec": {
+                    "group": "nvidia.com", "scope": "Namespaced",
+                    "names": { "plural": "dynamographdeployments", "kind": "DynamoGraphDeployment" },
+                    "versions": [{
+                        "name": "v2", "served": true, "storage": true,
+                        "schema": { "openAPIV3Schema": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } },
+                    }],
+                },
+            });
+            let file = out.path().join("later.json");
+            fs::write(&file, later.to_string()).unwrap();
+            let mut create = kubectl(&plane.kubeconfig());
+            create.args(["create", "-f"]).arg(&file);
+            let created = tokio::task::spawn_blocking(move || create.output().unwrap()).await.unwrap();
+            assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+            let said_of_later = RefCell::new(String::new());
+            eventually_within(Duration::from_secs(60), "the new version in the API server's lists", async || {
+                let mut again = profile();
+                again.arg("--force");
+                let said = said(tokio::task::spawn_blocking(move || again.output().unwrap()).await.unwrap());
+                assert_eq!(said.code, 6, "{}", said.err);
+                let words = said.err.split_whitespace().collect::<Vec<_>>().join(" ");
+                said_of_later.replace(words.clone());
+                (!words.contains("no such kind")).then_some(())
+            })
+            .await;
+            let words = said_of_later.into_inner();
+            assert!(words.contains("serves it as v2") && words.contains("v1beta1, v1alpha1"), "{words}");
         });
     }
 }

@@ -109,6 +109,16 @@ pub enum ClusterError {
         /// What was tried.
         action: Action,
     },
+    /// The kind is there, in versions that this program does not know.
+    #[error("cannot {action}: the cluster serves it as {served}, and this program knows {known}")]
+    VersionUnknown {
+        /// What was tried.
+        action: Action,
+        /// Versions, separated by commas.
+        served: String,
+        /// Likewise.
+        known: String,
+    },
     /// The namespace is not there.
     #[error("cannot {action}: there is no such namespace")]
     NamespaceMissing {
@@ -239,6 +249,9 @@ impl ClusterError {
             } else {
                 "the cluster is too old or lacks an API; `kubectl api-resources` lists what it has".to_owned()
             }),
+            Self::VersionUnknown { .. } => {
+                Some("take a version of sla-profiler that fits the cluster's Dynamo, or the other way round".to_owned())
+            }
             Self::NamespaceMissing { action } => {
                 let namespace = action.namespace.as_deref().unwrap_or_default();
                 Some(format!("`kubectl create namespace {namespace}`, or name another with --namespace"))

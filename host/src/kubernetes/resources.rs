@@ -87,15 +87,35 @@ impl Kube {
     /// # Errors
     /// If it serves none, or does not say.
     pub async fn served_version(&self) -> Result<DgdApi, ClusterError> {
-        for version in [DgdApi::V1beta1, DgdApi::V1alpha1] {
-            let group_version = format!("{GROUP}/{}", version_name(version));
-            let action = Action::cluster("get", &group_version);
-            match self.call(&action, || self.client.list_api_group_resources(&group_version)).await {
-                Ok(list) if list.resources.iter().any(|resource| resource.name == DGD_PLURAL) => return Ok(version),
-                Ok(_) | Err(ClusterError::NotFound { .. } | ClusterError::KindMissing { .. }) => {}
-                Err(error) => return Err(error),
+        let known = [DgdApi::V1beta1, DgdApi::V1alpha1];
+        for version in known {
+            if self.serves_deployments(version_name(version)).await? {
+                return Ok(version);
             }
         }
-        Err(ClusterError::KindMissing { action: Action::all("list", DGDS, &self.namespace) })
+        let action = Action::all("list", DGDS, &self.namespace);
+        let known = known.map(version_name);
+        let groups = self.call(&Action::cluster("get", "API groups"), || self.client.list_api_groups()).await?;
+        let ours = groups.groups.into_iter().filter(|group| group.name == GROUP).flat_map(|group| group.versions);
+        let mut served = Vec::new();
+        for version in ours.map(|version| version.version).filter(|version| !known.contains(&version.as_str())) {
+            if self.serves_deployments(&version).await? {
+                served.push(version);
+            }
+        }
+        Err(match served.is_empty() {
+            true => ClusterError::KindMissing { action },
+            false => ClusterError::VersionUnknown { action, served: served.join(", "), known: known.join(", ") },
+        })
+    }
+
+    async fn serves_deployments(&self, version: &str) -> Result<bool, ClusterError> {
+        let group_version = format!("{GROUP}/{version}");
+        let action = Action::cluster("get", &group_version);
+        match self.call(&action, || self.client.list_api_group_resources(&group_version)).await {
+            Ok(list) => Ok(list.resources.iter().any(|resource| resource.name == DGD_PLURAL)),
+            Err(ClusterError::NotFound { .. } | ClusterError::KindMissing { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }

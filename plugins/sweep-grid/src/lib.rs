@@ -97,7 +97,10 @@ impl Grid<'_> {
         let open = |c: &Candidate<'_>| self.loads(c, self.job.workload.isl, self.job.workload.osl);
         let unfinished =
             candidates.of(Role::Decode).filter(|c| open(c).iter().any(|probe| !self.history.is_settled(probe)));
-        together(unfinished.collect(), self.history, self.job.hardware.total_gpus).iter().flat_map(open).collect()
+        // As the original, small ones first; and whatever their numbers.
+        let mut unfinished: Vec<_> = unfinished.collect();
+        unfinished.sort_by_key(|c| (c.gpus, c.label));
+        together(unfinished, self.history, self.job.hardware.total_gpus).iter().flat_map(open).collect()
     }
 
     /// The lowest load, and, once the engine said what it holds, the rest of the list.

@@ -29,6 +29,8 @@ pub enum Fault {
     TooManyRequests,
     /// 503.
     Unavailable,
+    /// 409: somebody else wrote it meanwhile.
+    Conflict,
     /// The connection ends without an answer.
     Eof,
     /// A watch begins and says at once that its resourceVersion is too old.
@@ -173,6 +175,7 @@ async fn answered(state: &State, fault: Option<Fault>, request: Request<Incoming
         Some(Fault::Eof) => Err("a connection that ends".into()),
         Some(Fault::TooManyRequests) => Ok(status(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests")),
         Some(Fault::Unavailable) => Ok(status(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable")),
+        Some(Fault::Conflict) => Ok(status(StatusCode::CONFLICT, "Conflict")),
         Some(Fault::Expired) => {
             let status = json!({
                 "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
