@@ -233,3 +233,19 @@ fn plugin_diff_says_where_two_policies_part_and_that_one_agrees_with_itself() {
     let said = run(sla_profiler(["plugin", "diff", "select-throughput", "planner-sla", runs[0]]));
     assert_eq!(said.code, 4, "two kinds cannot be compared: {}", said.err);
 }
+
+#[test]
+fn plugin_diff_says_what_two_strategies_find_and_take() {
+    let said =
+        run(sla_profiler(["--output", "json", "plugin", "diff", "sweep-adaptive", "sweep-grid", QUICKSTART.arg()]));
+    assert_eq!(said.code, 0, "{}", said.err);
+    let output: Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(output["agree"].as_u64().unwrap() + output["differ"].as_u64().unwrap(), 1);
+    let row = &output["runs"][0];
+    assert_eq!(row["a"]["from_simulation"], 0, "the run's own strategy asks for what was recorded: {row}");
+    // As `replay --sweep` has it.
+    assert_eq!(row["b"], replay(QUICKSTART.arg(), &["--sweep", "sweep-grid"])["sweep"]["replayed"], "{row}");
+    let shown = run(sla_profiler(["plugin", "diff", "sweep-grid", "sweep-grid", QUICKSTART.arg()]));
+    assert!(shown.out.contains("same winners in 1 of 1 runs"), "{}", shown.out);
+    assert!(shown.out.contains("takes 1.00 of the points"), "{}", shown.out);
+}

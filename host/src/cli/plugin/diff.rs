@@ -1,7 +1,7 @@
 //! `sla-profiler plugin diff`: where two plugins of one kind decide differently, over many recorded runs.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ use crate::cli::replay;
 use crate::domain::{Candidate, Role};
 use crate::plugin::api::{Identity, Kind};
 use crate::plugin::{PluginError, PluginHost};
-use crate::replay::{Answer, Recording, answer};
+use crate::replay::{Answer, Recording, SweepError, SweepUse, answer, replay_sweep};
 use crate::spec::{PluginChoice, plugin_source};
 
 /// Flags of `plugin diff`.
@@ -41,6 +41,26 @@ struct Output {
 }
 
 #[derive(Serialize)]
+struct SweepOutput {
+    schema_version: u32,
+    kind: Kind,
+    a: Identity,
+    b: Identity,
+    agree: usize,
+    differ: usize,
+    runs: Vec<SweepRow>,
+}
+
+/// Two strategies on one run: they agree where they lead to the same winners.
+#[derive(Serialize)]
+struct SweepRow {
+    run: String,
+    same: bool,
+    a: SweepUse,
+    b: SweepUse,
+}
+
+#[derive(Serialize)]
 struct Row {
     run: String,
     same: bool,
@@ -55,11 +75,7 @@ impl Args {
         let second = PluginChoice::new(plugin_source(&self.b, None));
         let identities = [host.load(kind, &first)?.identity().clone(), host.load(kind, &second)?.identity().clone()];
         if kind == Kind::SweepStrategy {
-            return Err(PluginCommandError::Usage(
-                "plugin diff compares selection policies and planner models; for a sweep strategy: \
-                 sla-profiler replay RUN --sweep PLUGIN"
-                    .to_owned(),
-            ));
+            return self.sweeps(host, [&first, &second], identities, out, json);
         }
         let mut rows = Vec::new();
         for path in &self.runs {
@@ -84,6 +100,82 @@ impl Args {
         writeln!(out, "{}\n", shown.trim_fmt())?;
         writeln!(out, "They agree on {} of {} runs.", output.agree, output.runs.len())?;
         Ok(())
+    }
+}
+
+impl Args {
+    /// Feeds both strategies from every run, and compares what they find and what it takes.
+    fn sweeps(
+        &self,
+        host: &PluginHost,
+        choices: [&PluginChoice; 2],
+        [a, b]: [Identity; 2],
+        out: &mut dyn Write,
+        json: bool,
+    ) -> Result<(), PluginCommandError> {
+        let [first, second] = choices.map(|choice| host.sweep(choice));
+        let strategies = [first?, second?];
+        let mut runs = Vec::new();
+        for path in &self.runs {
+            let recording = Recording::open(path)?;
+            let policy = host.selection(&replay::choice(&recording, Kind::SelectionPolicy, None, &[])?)?;
+            let [a, b] = strategies.each_ref().map(|strategy| {
+                // A clock of its own for each: it begins at zero.
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?;
+                runtime
+                    .block_on(replay_sweep(&recording, strategy.as_ref(), policy.as_ref()))
+                    .map_err(|error| sweep_error(error, path))
+            });
+            let (a, b) = (a?, b?);
+            runs.push(SweepRow { run: path.display().to_string(), same: a.winners == b.winners, a, b });
+        }
+        let agree = runs.iter().filter(|row| row.same).count();
+        let differ = runs.len() - agree;
+        let output =
+            SweepOutput { schema_version: SCHEMA_VERSION, kind: Kind::SweepStrategy, a, b, agree, differ, runs };
+        if json {
+            return Ok(write_json(out, &output)?);
+        }
+        let mut shown = table();
+        shown.set_header(["run", "strategy", "points", "unknown", "launches", "GPU-seconds", "wall s", "winners"]);
+        for row in &output.runs {
+            for (name, used, run) in [(&output.a.name, &row.a, row.run.as_str()), (&output.b.name, &row.b, "")] {
+                shown.add_row([
+                    run.to_owned(),
+                    name.clone(),
+                    used.measurements.to_string(),
+                    used.unknown.to_string(),
+                    used.launches.to_string(),
+                    format!("{:.0}", used.gpu_seconds),
+                    format!("{:.0}", used.wall_s),
+                    used.winners.join(", "),
+                ]);
+            }
+        }
+        writeln!(out, "{}\n", shown.trim_fmt())?;
+        writeln!(out, "They lead to the same winners in {agree} of {} runs.", output.runs.len())?;
+        let total = |of: fn(&SweepUse) -> f64| {
+            let sum = |which: fn(&SweepRow) -> &SweepUse| output.runs.iter().map(which).map(of).sum::<f64>();
+            sum(|row| &row.b) / sum(|row| &row.a)
+        };
+        writeln!(
+            out,
+            "{} takes {:.2} of the points of {}, {:.2} of its GPU-seconds and {:.2} of its time.",
+            output.b.name,
+            total(|used| used.measurements as f64),
+            output.a.name,
+            total(|used| used.gpu_seconds),
+            total(|used| used.wall_s),
+        )?;
+        Ok(())
+    }
+}
+
+fn sweep_error(error: SweepError, run: &Path) -> PluginCommandError {
+    match error {
+        SweepError::Plugin(error) => error.into(),
+        SweepError::Recording(error) => error.into(),
+        SweepError::Halt(halt) => PluginCommandError::Usage(format!("{}: {halt}", run.display())),
     }
 }
 

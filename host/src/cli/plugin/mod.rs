@@ -54,7 +54,7 @@ pub enum PluginCommand {
     Test(test::Args),
     /// Measures what a plugin costs, beside the bundled one of its kind
     Bench(bench::Args),
-    /// Compares two policies, or two planners, over recorded runs
+    /// Compares two plugins of one kind over recorded runs
     Diff(diff::Args),
 }
 
