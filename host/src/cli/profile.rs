@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use sha2::{Digest as _, Sha256};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::subscriber::NoSubscriber;
 
 use super::Session;
@@ -437,15 +438,17 @@ impl Run<'_> {
         only_role: Option<Role>,
         watching: Watching,
     ) -> Result<Done, RunError> {
+        // Before the cluster is told of the run: from then on somebody must be there to take it back.
+        let signals = Signals::listen();
         let forecast = prediction.map(Prediction::forecast).unwrap_or_default();
         let mut others: Vec<Box<dyn Observer>> = watching.observers(forecast).collect();
         let request = self.connection.and_then(|connection| Some((connection, connection.dgdr.clone()?)));
         let Some((connection, dgdr)) = request else {
-            return self.phases(policies, forecast, journal, past, only_role, others).await;
+            return self.phases(policies, forecast, journal, past, only_role, others, signals).await;
         };
         let (observer, task) = kubernetes::status::follow(connection.kube.clone(), dgdr, forecast);
         others.push(Box::new(observer));
-        let done = self.phases(policies, forecast, journal, past, only_role, others).await;
+        let done = self.phases(policies, forecast, journal, past, only_role, others, signals).await;
         let outcome = match &done {
             Ok(Done { found: Found::All(outcome, _), .. }) => Ok(outcome.as_ref()),
             Err(error) => Err(error),
@@ -462,6 +465,7 @@ impl Run<'_> {
         done
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one caller, and each is a thing of its own")]
     async fn phases(
         &self,
         policies: &mut Policies,
@@ -470,6 +474,7 @@ impl Run<'_> {
         past: Vec<Record>,
         only_role: Option<Role>,
         others: Vec<Box<dyn Observer>>,
+        signals: Option<Signals>,
     ) -> Result<Done, RunError> {
         let log = Arc::new(Mutex::new(self.dir.append(LOG)?));
         self.session.log_file.attach(Arc::clone(&log));
@@ -529,7 +534,7 @@ impl Run<'_> {
         };
         let (abort, aborted) = tokio::sync::oneshot::channel();
         let is_real = self.cluster.kind() != "simulated";
-        let interrupts = tokio::spawn(watch_interrupts(stop, abort, is_real, self.session.printer));
+        let interrupts = tokio::spawn(watch_interrupts(signals, stop, abort, is_real, self.session.printer));
         let running = async {
             match only_role {
                 Some(role) => phases::one_role::run(&mut context, role).await.map(|choice| Found::Role(role, choice)),
@@ -604,24 +609,43 @@ async fn released_on_panic<T>(cluster: &dyn Cluster, work: impl Future<Output = 
 /// A measurement that is under way when SIGTERM comes may go on so long: Kubernetes kills the process 30 s after it.
 const LAST_MEASUREMENT: Duration = Duration::from_secs(5);
 
+/// Ctrl-C and SIGTERM, which do not end the process any more.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// What comes from now on is kept until somebody looks.
+    fn listen() -> Option<Self> {
+        let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+        let Some((interrupt, terminate)) = interrupt.ok().zip(terminate.ok()) else {
+            tracing::warn!("cannot watch for signals; Ctrl-C ends the program at once");
+            return None;
+        };
+        Some(Self { interrupt, terminate })
+    }
+
+    /// Waits for one; whether it was SIGTERM.
+    async fn next(&mut self) -> bool {
+        tokio::select! {
+            _ = self.interrupt.recv() => false,
+            _ = self.terminate.recv() => true,
+        }
+    }
+}
+
 /// The first Ctrl-C lets the current measurement finish and releases the engines. SIGTERM and a second Ctrl-C end the
 /// measurement too; engines that are real are still released. A third one leaves at once.
 async fn watch_interrupts(
+    signals: Option<Signals>,
     stop: Arc<AtomicBool>,
     abort: tokio::sync::oneshot::Sender<()>,
     is_real: bool,
     printer: crate::output::printer::Printer,
 ) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        tracing::warn!("cannot watch for signals; Ctrl-C ends the program at once");
-        return;
-    };
-    let by_terminate = tokio::select! {
-        _ = interrupt.recv() => false,
-        _ = terminate.recv() => true,
-    };
+    let Some(mut signals) = signals else { return };
+    let by_terminate = signals.next().await;
     let once_more = if is_real { "breaks it off" } else { "leaves at once" };
     printer.note(&format!("stopping after the current measurement; once more {once_more}"));
     stop.store(true, Ordering::Relaxed);
@@ -629,8 +653,7 @@ async fn watch_interrupts(
         if is_real && by_terminate { tokio::time::sleep(LAST_MEASUREMENT).await } else { std::future::pending().await }
     };
     tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        _ = signals.next() => {}
         () = patience => {}
     }
     if !is_real {
@@ -639,10 +662,7 @@ async fn watch_interrupts(
     printer.note("the measurement is broken off; engines are released; once more leaves them");
     // Whoever listens is at its end if this fails.
     let _ = abort.send(());
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    signals.next().await;
     std::process::exit(exit_code::INTERRUPTED.into());
 }
 
