@@ -277,7 +277,7 @@ mod on_a_cluster {
             "generation",
             "auto_apply",
         ];
-        for phase in phases {
+        let ended_in = |phase: &str| {
             block_on(async {
                 let world = World::new(&format!("term-{}", phase.replace('_', "-")), false).await;
                 world.request(spec(true));
@@ -296,6 +296,11 @@ mod on_a_cluster {
                 assert!(world.dgds().await.is_empty(), "{phase}: {:?}", world.dgds().await);
                 assert_eq!(world.status().await["phase"], "Failed", "{phase}");
             });
-        }
+        };
+        std::thread::scope(|scope| {
+            for phase in phases {
+                scope.spawn(move || ended_in(phase));
+            }
+        });
     }
 }

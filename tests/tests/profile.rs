@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -104,10 +105,15 @@ fn all_artifacts_are_there_and_hold_something() {
         let text = String::from_utf8(of(name).clone()).unwrap();
         assert!(text.contains("kind: DynamoGraphDeployment\n") && text.contains("kind: ConfigMap\n"), "{name}");
     }
+    // Of each candidate that was measured; the strategy leaves out those that cannot win.
+    let measured: BTreeSet<&str> =
+        files.keys().filter_map(|name| name.split_once("gpus_tp").map(|_| name.split('/').next().unwrap())).collect();
     for role in ["prefill", "decode"] {
-        for gpus in [1, 2, 4, 8] {
+        let folders = measured.iter().filter(|folder| folder.starts_with(role));
+        assert!(folders.clone().count() >= 2, "{measured:?}");
+        for folder in folders {
             for file in ["config.yaml", "measurements.json", "engine.log"] {
-                assert!(of(&format!("{role}_{gpus}gpus_tp{gpus}/{file}")).len() > 100);
+                assert!(of(&format!("{folder}/{file}")).len() > 100);
             }
         }
     }
@@ -146,7 +152,7 @@ fn numpy_reads_the_curves_that_a_run_wrote() {
 fn every_engine_that_was_launched_was_released() {
     let count = |name: &str| journal(quickstart()).iter().filter(|r| !r["event"][name].is_null()).count();
     assert_eq!(count("launched"), count("released"));
-    assert!(count("launched") >= 8);
+    assert!(count("launched") >= 3 && count("joined") >= 1, "one engine serves both roles");
 }
 
 #[test]

@@ -148,13 +148,13 @@ async fn a_browser_shows_it_without_a_word_of_complaint_and_re_selects_under_ano
         assert_eq!(page.evaluate(unnamed).await, 0);
         assert_eq!(page.evaluate("document.documentElement.scrollWidth <= innerWidth").await, true);
 
-        // A tighter ITL: other engines, another file.
-        page.evaluate("(() => { const n = document.getElementById('pick-itl'); n.value = '5'; n.dispatchEvent(new Event('input', { bubbles: true })); })()").await;
+        // A tighter ITL: other engines, another file. Far tighter ones need engines that this run left out.
+        page.evaluate("(() => { const n = document.getElementById('pick-itl'); n.value = '9'; n.dispatchEvent(new Event('input', { bubbles: true })); })()").await;
         assert_ne!(page.evaluate(&text("#pick-result h3")).await, heading);
         let yaml = page.evaluate(&text("#pick-yaml")).await;
         let target: f64 =
             yaml.as_str().unwrap().split("\"itl_ms\": ").nth(1).unwrap().split(',').next().unwrap().parse().unwrap();
-        assert!(target <= 5.0 && target > 3.0, "the next tighter line: {target}");
+        assert!(target <= 9.0 && target > 7.0, "the next tighter line: {target}");
         // One that nothing meets.
         page.evaluate("(() => { const n = document.getElementById('pick-itl'); n.value = '0.1'; n.dispatchEvent(new Event('input', { bubbles: true })); })()").await;
         assert_eq!(page.evaluate(&text("#pick-result h3")).await, "No answer");

@@ -83,7 +83,7 @@ fn no_secret_reaches_any_file_of_a_run_nor_the_terminal() {
         let log = files.iter().find(|(name, _)| name.ends_with("launch-1/worker.log")).unwrap().1;
         let log = String::from_utf8_lossy(log);
         assert!(log.contains("HF_TOKEN=***") && log.contains("REGISTRY_PASSWORD=***"), "{log}");
-        assert!(log.contains("Bearer ***"), "{log}");
+        assert!(log.contains("Bearer hf_***"), "{log}");
     }
 }
 

@@ -80,7 +80,7 @@ impl Earlier {
         let before = self.points.len();
         for record in records {
             let (measurement, own_facts) = match &record.event {
-                Event::Launched { facts: of } => {
+                Event::Launched { facts: of } | Event::Joined { facts: of } => {
                     facts.entry(of.candidate).or_insert_with(|| of.clone());
                     continue;
                 }

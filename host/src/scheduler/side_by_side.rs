@@ -1,7 +1,8 @@
 //! The loop that phases 1, 2, 4 and 5 share: ask the strategy, measure, ask again; for both roles at the same time.
 //!
-//! Each role's strategy sees the history of its own role only, as it is when its batch is done. So what it decides does not
-//! depend on how far the other role is, and a run that is resumed decides as it would have without the interruption.
+//! Each role's strategy sees its own role as it is when its batch is done, and the other role as it was when both began.
+//! So what it decides does not depend on how far the other role is, and a run that is resumed decides as it would have
+//! without the interruption.
 
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
@@ -75,11 +76,12 @@ pub async fn pursue<S: Strategist>(
 ) -> Result<(), S::Error> {
     let mut tracks: Vec<Track> =
         goals.iter().map(|(phase, goal)| Track { phase: *phase, goal: *goal, steps: 0, why: None }).collect();
-    let alone = goals.len() < 2;
+    // Alone, a goal's strategy sees everything.
+    let before = (goals.len() > 1).then(|| sweeping.recorder.history());
     let mut rounds: FuturesUnordered<Round<'_>> = FuturesUnordered::new();
     let mut result = Ok(());
     for index in 0..tracks.len() {
-        match ask(sweeping, strategist, &mut tracks, index, alone) {
+        match ask(sweeping, strategist, &mut tracks, index, before.as_ref()) {
             Ok(round) => rounds.extend(round),
             Err(error) => {
                 result = Err(error);
@@ -95,7 +97,7 @@ pub async fn pursue<S: Strategist>(
         if result.is_err() {
             continue;
         }
-        match ask(sweeping, strategist, &mut tracks, index, alone) {
+        match ask(sweeping, strategist, &mut tracks, index, before.as_ref()) {
             Ok(round) => rounds.extend(round),
             Err(error) => result = Err(error),
         }
@@ -116,7 +118,7 @@ fn ask<'a, S: Strategist>(
     strategist: &mut S,
     tracks: &mut [Track],
     index: usize,
-    alone: bool,
+    before: Option<&History>,
 ) -> Result<Option<Round<'a>>, S::Error> {
     let Sweeping { scheduler, recorder, job, candidates } = sweeping;
     let history = recorder.history();
@@ -132,8 +134,11 @@ fn ask<'a, S: Strategist>(
     });
     let (phase, goal) = (track.phase, track.goal);
     let step = if track.steps < MAX_STEPS {
-        let own = if alone { history } else { of_role(history, candidates, goal.role()) };
-        strategist.next(phase, &goal, &own)?
+        let seen = match before {
+            Some(before) => seen(history, before, candidates, goal.role()),
+            None => history,
+        };
+        strategist.next(phase, &goal, &seen)?
     } else {
         tracing::warn!("the sweep strategy was cut off after {MAX_STEPS} steps in phase {}", phase.number());
         Step::Done(format!("cut off after {MAX_STEPS} steps"))
@@ -148,10 +153,14 @@ fn ask<'a, S: Strategist>(
     }))
 }
 
-fn of_role(mut history: History, candidates: &[Candidate], role: Role) -> History {
-    let own = |id: u32| candidates.get(id as usize).is_some_and(|candidate| candidate.role == role);
-    history.facts.retain(|facts| own(facts.candidate));
-    history.measurements.retain(|measurement| own(measurement.candidate));
-    history.failures.retain(|failure| own(failure.candidate));
-    history
+/// The role's own rows of now, the other's of then.
+fn seen(mut now: History, before: &History, candidates: &[Candidate], role: Role) -> History {
+    let own = |id: CandidateId| candidates.get(id as usize).is_some_and(|candidate| candidate.role == role);
+    now.facts.retain(|facts| own(facts.candidate));
+    now.measurements.retain(|measurement| own(measurement.candidate));
+    now.failures.retain(|failure| own(failure.candidate));
+    now.facts.extend(before.facts.iter().filter(|facts| !own(facts.candidate)).cloned());
+    now.measurements.extend(before.measurements.iter().filter(|m| !own(m.candidate)).cloned());
+    now.failures.extend(before.failures.iter().filter(|failure| !own(failure.candidate)).cloned());
+    now
 }
