@@ -95,8 +95,12 @@ impl Kube {
         }
         let action = Action::all("list", DGDS, &self.namespace);
         let known = known.map(version_name);
-        let groups = self.call(&Action::cluster("get", "API groups"), || self.client.list_api_groups()).await?;
-        let ours = groups.groups.into_iter().filter(|group| group.name == GROUP).flat_map(|group| group.versions);
+        let groups = match self.call(&Action::cluster("get", "API groups"), || self.client.list_api_groups()).await {
+            Ok(list) => list.groups,
+            Err(ClusterError::NotFound { .. } | ClusterError::KindMissing { .. }) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let ours = groups.into_iter().filter(|group| group.name == GROUP).flat_map(|group| group.versions);
         let mut served = Vec::new();
         for version in ours.map(|version| version.version).filter(|version| !known.contains(&version.as_str())) {
             if self.serves_deployments(&version).await? {

@@ -170,5 +170,12 @@ mod tests {
         let (kube, _) = super::kube(vec![missing()]);
         let error = kube.served_version().await.unwrap_err();
         assert!(error.hint().unwrap().contains("install NVIDIA Dynamo"), "{error}");
+        let version = |version: &str| json!({ "groupVersion": format!("nvidia.com/{version}"), "version": version });
+        let groups = json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": [
+            { "name": "nvidia.com", "versions": [version("v1alpha1"), version("v2")], "preferredVersion": version("v2") },
+        ] });
+        let (kube, _) = super::kube(vec![missing(), missing(), Answer::Json(200, groups), list("v2")]);
+        let error = kube.served_version().await.unwrap_err();
+        assert!(error.to_string().contains("as v2, and this program knows v1beta1, v1alpha1"), "{error}");
     }
 }
