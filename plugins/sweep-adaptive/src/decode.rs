@@ -140,9 +140,12 @@ impl Sweep<'_> {
             let part = over.map(|over| (aim_ms / within.itl_ms).ln() / (over.itl_ms / within.itl_ms).ln())?;
             part.is_finite().then(|| low * (high / low).powf(part.clamp(0.0, 1.0)))
         };
-        let aim_ms = self.aim_ms();
+        let (aim_ms, limit_ms) = (self.aim_ms(), self.limit_ms(Role::Decode));
+        // A power law comes too early where most of a latency does not depend on the load; there a line is right.
+        let by_line =
+            over.map_or(0.0, |o| low + (high - low) * (limit_ms - within.itl_ms) / (o.itl_ms - within.itl_ms));
         if within.itl_ms > aim_ms
-            && reaches(self.limit_ms(Role::Decode)).is_some_and(|end| end <= low * (1.0 + self.tolerance))
+            && reaches(limit_ms).is_some_and(|end| end.max(by_line) <= low * (1.0 + self.tolerance))
         {
             return None;
         }
