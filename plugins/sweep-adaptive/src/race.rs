@@ -6,7 +6,7 @@ use sla_profiler_plugin::{Candidate, Role, packing};
 use crate::Sweep;
 
 /// A candidate that is expected to bring less than this part of the best one waits until more is known.
-const WAITS: f64 = 0.8;
+const WAITS: f64 = 0.7;
 
 /// A smaller engine may be wanted for its size, where the demand is small; it is out only if it brings less than this part.
 const SMALLER: f64 = 0.75;
