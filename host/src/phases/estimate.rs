@@ -8,10 +8,10 @@ use serde::Serialize;
 use super::RunError;
 use super::dry_run::{self, Prediction, WinnersAlone};
 use super::policies::Policies;
-use crate::domain::Role;
 use crate::domain::search_space::SearchSpace;
-use crate::engine::Cluster;
+use crate::domain::{Candidate, Role};
 use crate::engine::predicted::Paced;
+use crate::engine::{Cluster, Launch};
 use crate::spec::RunSpec;
 
 /// Launches and points take this many times what is expected at best and at worst.
@@ -65,16 +65,40 @@ impl Totals {
         Self { launches, points: points(prediction), gpu_hours, wall_s, cost: spec.budget.cost(gpu_hours) }
     }
 
-    /// As predicted, with more points.
-    fn most(prediction: &Prediction, spec: &RunSpec) -> Self {
+    /// As predicted, with more points, and everybody who was left out is launched after all, one after the other.
+    fn most(prediction: &Prediction, spec: &RunSpec, left_out: &[Launch], cluster: &Paced) -> Self {
+        let launch_s = |launch: &Launch| cluster.expected_launch(launch).as_secs_f64();
+        let more_gpu_s: f64 = left_out.iter().map(|left| f64::from(left.candidate.gpus()) * launch_s(left)).sum();
+        let gpu_hours = prediction.gpu_hours + more_gpu_s / 3600.0;
         Self {
-            launches: u32::try_from(prediction.launches.len()).unwrap_or(u32::MAX),
-            points: (f64::from(points(prediction)) * (1.0 + MORE_POINTS)).ceil() as u32,
-            gpu_hours: prediction.gpu_hours,
-            wall_s: prediction.total_s,
-            cost: spec.budget.cost(prediction.gpu_hours),
+            launches: u32::try_from(prediction.launches.len() + left_out.len()).unwrap_or(u32::MAX),
+            points: (f64::from(points(prediction)) * (1.0 + MORE_POINTS)).ceil() as u32 + left_out.len() as u32,
+            gpu_hours,
+            wall_s: prediction.total_s + left_out.iter().map(launch_s).sum::<f64>(),
+            cost: spec.budget.cost(gpu_hours),
         }
     }
+}
+
+/// One candidate for each engine that the predicted run does without.
+fn left_out(
+    space: &SearchSpace,
+    prediction: &Prediction,
+    cluster: &dyn Cluster,
+    only_role: Option<Role>,
+) -> Vec<Launch> {
+    let shared = cluster.serves_both_roles();
+    let key = |candidate: &Candidate| (candidate.mapping, (!shared).then_some(candidate.role));
+    let launched = prediction.launches.iter().filter_map(|launch| space.candidates.get(launch.candidate as usize));
+    let mut known: Vec<_> = launched.map(key).collect();
+    let mut left = Vec::new();
+    for (candidate, id) in space.candidates.iter().zip(0..) {
+        if only_role.is_none_or(|role| role == candidate.role) && !known.contains(&key(candidate)) {
+            known.push(key(candidate));
+            left.push(Launch { id, candidate: candidate.clone() });
+        }
+    }
+    left
 }
 
 fn points(prediction: &Prediction) -> u32 {
@@ -93,12 +117,12 @@ pub async fn estimate(
     only_role: Option<Role>,
 ) -> Result<Estimate, RunError> {
     let likely = dry_run::predict(spec, space, policies, Arc::clone(&cluster), only_role).await?;
-    let mut at = async |pace: Pace| {
-        let paced = Arc::new(Paced::new(Arc::clone(&cluster), pace.launch, pace.measure));
-        dry_run::predict(spec, space, policies, paced, only_role).await
-    };
-    let (quick, slow) = (at(QUICK).await?, at(SLOW).await?);
-    let (low, high) = (Totals::least(&quick, spec), Totals::most(&slow, spec));
+    let paced = |pace: Pace| Arc::new(Paced::new(Arc::clone(&cluster), pace.launch, pace.measure));
+    let (quickly, slowly) = (paced(QUICK), paced(SLOW));
+    let quick = dry_run::predict(spec, space, policies, quickly, only_role).await?;
+    let slow = dry_run::predict(spec, space, policies, Arc::clone(&slowly) as Arc<dyn Cluster>, only_role).await?;
+    let left_out = left_out(space, &slow, cluster.as_ref(), only_role);
+    let (low, high) = (Totals::least(&quick, spec), Totals::most(&slow, spec, &left_out, &slowly));
     let rests_on = vec![
         format!(
             "engines whose speed the roofline predicts, on a {} cluster with {} GPUs; nothing was asked of it but what it has",
@@ -113,7 +137,8 @@ pub async fn estimate(
             "at most {:.0} % more points than on engines without noise, and no launch that fails",
             MORE_POINTS * 100.0
         ),
-        "at best, a strategy that need not launch anybody but the winners".to_owned(),
+        "at best, a strategy that need not launch anybody but the winners; at worst, one that must launch all"
+            .to_owned(),
     ];
     let budget = within_budget(spec, &low, &high);
     Ok(Estimate { likely, low, high, rests_on, budget })
