@@ -23,7 +23,7 @@ pub(super) struct Parser {
     is_error: bool,
     /// The last byte was a CR, so an LF that follows belongs to it.
     after_cr: bool,
-    /// A byte order mark may come.
+    /// The first line, which may begin with a byte order mark, is over.
     started: bool,
 }
 
@@ -35,10 +35,6 @@ impl Parser {
         mut bytes: &[u8],
         mut event: impl FnMut(&[u8], bool) -> Result<(), E>,
     ) -> Result<(), E> {
-        if !self.started && !bytes.is_empty() {
-            self.started = true;
-            bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        }
         loop {
             if self.after_cr {
                 match bytes.split_first() {
@@ -60,6 +56,7 @@ impl Parser {
             self.after_cr = ending == b"\r";
             bytes = rest;
             if self.line.is_empty() {
+                let head = self.unmarked(head);
                 // An event of one line, wholly here: the usual case, without a copy.
                 if let (false, false, Some(data), [b'\n', ..]) = (self.has_data, self.after_cr, data_of(head), bytes) {
                     let is_error = std::mem::take(&mut self.is_error);
@@ -71,12 +68,19 @@ impl Parser {
             } else {
                 let mut line = std::mem::take(&mut self.line);
                 line.extend_from_slice(head);
-                self.take_line(&line, &mut event)?;
+                let unmarked = self.unmarked(&line);
+                self.take_line(unmarked, &mut event)?;
                 // Keeps the allocation.
                 line.clear();
                 self.line = line;
             }
         }
+    }
+
+    /// A whole line without the byte order mark that the first one may have. It may arrive in pieces like all else.
+    fn unmarked<'l>(&mut self, line: &'l [u8]) -> &'l [u8] {
+        let is_first = !std::mem::replace(&mut self.started, true);
+        line.strip_prefix(b"\xef\xbb\xbf").filter(|_| is_first).unwrap_or(line)
     }
 
     fn take_line<E: From<Malformed>>(
@@ -160,6 +164,8 @@ mod tests {
     #[test]
     fn comments_and_other_fields_mean_nothing() {
         assert_eq!(texts("\u{feff}: ping\n\nid: 7\nretry: 3\ndata: a\n\n: ping\n\n"), ["a"]);
+        let in_pieces = parse(&[b"\xef", b"\xbb\xbf", b"data: a\n\n"]).unwrap();
+        assert_eq!(in_pieces, [(b"a".to_vec(), false)], "also of a mark that arrives in pieces");
     }
 
     #[test]
