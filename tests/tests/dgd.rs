@@ -90,6 +90,7 @@ fn spec(backend: Backend, api: DgdApi, moe: bool) -> RunSpec {
             seed: 1,
         },
         limits: Limits::default(),
+        priors: None,
         curve: CurveRange { min_isl: 100, max_isl: 16_384 },
         plugins: Plugins {
             sweep: plugin("sweep-adaptive"),

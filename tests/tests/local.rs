@@ -138,8 +138,9 @@ fn a_whole_run_on_local_engines_measures_selects_and_writes_the_deployment() {
     let result: Value = serde_json::from_str(&run.text("result.json")).unwrap();
     assert_eq!(result["cluster"], "local");
     let facts = run.events("launched");
-    // Both roles with one GPU and with two; the winners again for their curves, where they had to make room.
-    assert!((4..=6).contains(&facts.len()), "{} launches", facts.len());
+    // One GPU and two, each for both roles; the winners again for their curves, where they had to make room.
+    assert!((2..=4).contains(&facts.len()), "{} launches", facts.len());
+    assert!(!run.events("joined").is_empty());
     for event in &facts {
         let facts = &event["facts"];
         assert_eq!((facts["kv_tokens"].as_u64(), facts["max_running"].as_u64()), (Some(KV_TOKENS), Some(64)));
@@ -172,7 +173,8 @@ fn a_whole_run_on_local_engines_measures_selects_and_writes_the_deployment() {
 #[test]
 fn engines_of_one_gpu_each_run_side_by_side_on_gpus_of_their_own() {
     let run = Run::new(json!({ "any": template("--load-ms 300"), "devices": [5, 7] }), 1);
-    run.expect(exit_code::OK, &[]);
+    run.expect(exit_code::OK, &["--share-engines", "false"]);
+    assert!(run.events("joined").is_empty());
     let gpus = |name: &str| run.text(&format!("{name}_1gpus_tp1/engine.log")).lines().next().unwrap().to_owned();
     let seen = [gpus("prefill"), gpus("decode")];
     assert!(seen.iter().all(|line| line.contains("\"5\"") || line.contains("\"7\"")), "{seen:?}");

@@ -19,19 +19,52 @@ use crate::domain::{Backend, Mapping, Role};
 use flags::{FlagError, Flags};
 use log::{Logged, LoggedCapacity};
 
+/// What an engine is measured as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serves {
+    /// One of them only, with the flags of that half of a deployment.
+    One(Role),
+    /// Either: prompts that share nothing time prefill, repeated ones, which are in the prefix cache, time decoding.
+    Both,
+}
+
+impl Serves {
+    /// Whether its prefill is timed.
+    pub const fn prefill(self) -> bool {
+        matches!(self, Self::One(Role::Prefill) | Self::Both)
+    }
+
+    /// Whether its decoding is timed: repeated prompts must then skip prefill.
+    pub const fn decode(self) -> bool {
+        matches!(self, Self::One(Role::Decode) | Self::Both)
+    }
+}
+
 /// How a worker is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// One half of a disaggregated deployment.
     Disaggregated {
+        /// Which half.
+        role: Role,
         /// Tell the router which blocks are cached; for routing by KV cache.
         kv_events: bool,
     },
-    /// Alone, to be measured: no KV transfer.
+    /// Alone, to be measured: no KV transfer. The prefix cache is on where decoding is timed.
     Alone {
-        /// On: decoding can be timed by itself, since repeated prompts skip prefill. Off: every prompt is prefilled.
-        prefix_caching: bool,
+        /// What it is measured as.
+        serves: Serves,
     },
+}
+
+impl Mode {
+    /// What it has to be able to do.
+    pub const fn serves(self) -> Serves {
+        match self {
+            Self::Disaggregated { role, .. } => Serves::One(role),
+            Self::Alone { serves } => serves,
+        }
+    }
 }
 
 /// Bounds on an engine's scheduler, for each attention-DP rank.
@@ -48,8 +81,19 @@ const DECODE_BATCH: u32 = 512;
 
 impl EngineLimits {
     /// The limits that NVIDIA's profiler gives the engines it measures (1.6.1, `rule_plugin` of its generator): a
-    /// prefill engine takes one prompt at a time with room for a chat template, a decode engine as many as it can.
-    pub fn of(backend: Backend, role: Role, isl: u32) -> Self {
+    /// prefill engine takes one prompt at a time with room for a chat template, a decode engine as many as it can. One
+    /// that serves both has the larger of each.
+    pub fn of(backend: Backend, serves: Serves, isl: u32) -> Self {
+        let role = match serves {
+            Serves::One(role) => role,
+            Serves::Both => {
+                let [prefill, decode] = Role::ALL.map(|role| Self::of(backend, Serves::One(role), isl));
+                return Self {
+                    max_running: prefill.max_running.max(decode.max_running),
+                    max_batched_tokens: prefill.max_batched_tokens.max(decode.max_batched_tokens),
+                };
+            }
+        };
         match (role, backend) {
             (Role::Prefill, Backend::Vllm | Backend::Sglang) => {
                 Self { max_running: 1, max_batched_tokens: isl.saturating_add(1500) }
@@ -70,8 +114,6 @@ impl EngineLimits {
 /// Everything that decides a worker's command line.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Worker<'a> {
-    /// Half of the deployment.
-    pub role: Role,
     /// How it spreads over GPUs.
     pub mapping: Mapping,
     /// Where the weights are: a Hugging Face id or a path in the container.
@@ -235,14 +277,13 @@ mod tests {
 
     const BACKENDS: [Backend; 3] = [Backend::Vllm, Backend::Sglang, Backend::Trtllm];
 
-    fn worker(role: Role, mapping: Mapping, mode: Mode) -> Worker<'static> {
+    fn worker(mapping: Mapping, mode: Mode) -> Worker<'static> {
         Worker {
-            role,
             mapping,
             model_path: "/cache/model",
             served_name: "org/model",
             max_context_tokens: 8192,
-            limits: EngineLimits::of(Backend::Vllm, role, 3000),
+            limits: EngineLimits::of(Backend::Vllm, mode.serves(), 3000),
             trust_remote_code: true,
             mode,
         }
@@ -262,21 +303,26 @@ mod tests {
     }
 
     fn mode() -> impl Strategy<Value = Mode> {
+        let role = proptest::sample::select(&Role::ALL[..]);
+        let serves = [Serves::One(Role::Prefill), Serves::One(Role::Decode), Serves::Both];
         prop_oneof![
-            any::<bool>().prop_map(|kv_events| Mode::Disaggregated { kv_events }),
-            any::<bool>().prop_map(|prefix_caching| Mode::Alone { prefix_caching }),
+            (role, any::<bool>()).prop_map(|(role, kv_events)| Mode::Disaggregated { role, kv_events }),
+            proptest::sample::select(serves.to_vec()).prop_map(|serves| Mode::Alone { serves }),
         ]
     }
 
     proptest! {
         #[test]
-        fn flags_say_the_mapping_that_wrote_them(m in mapping(), mode in mode(), decode: bool) {
-            let role = if decode { Role::Decode } else { Role::Prefill };
+        fn flags_say_the_mapping_that_wrote_them(m in mapping(), mode in mode()) {
+            let disaggregated = match mode {
+                Mode::Disaggregated { role, .. } => Some(role),
+                Mode::Alone { .. } => None,
+            };
             for backend in BACKENDS {
-                let Ok(args) = args(backend, &worker(role, m, mode)) else { continue };
+                let Ok(args) = args(backend, &worker(m, mode)) else { continue };
                 let parsed = parse(backend, &args).unwrap();
                 prop_assert_eq!(parsed.mapping, m, "{} {:?}", backend, args);
-                prop_assert_eq!(parsed.role, matches!(mode, Mode::Disaggregated { .. }).then_some(role));
+                prop_assert_eq!(parsed.role, disaggregated);
             }
         }
 
@@ -359,14 +405,17 @@ mod tests {
 
     #[test]
     fn limits_follow_nvidias_rules() {
-        let of = |b, r| EngineLimits::of(b, r, 3000);
+        let of = |b, r| EngineLimits::of(b, Serves::One(r), 3000);
         let is = |max_running, max_batched_tokens| EngineLimits { max_running, max_batched_tokens };
         assert_eq!(of(Backend::Vllm, Role::Prefill), is(1, 4500));
         assert_eq!(of(Backend::Sglang, Role::Prefill), is(1, 4500));
         assert_eq!(of(Backend::Trtllm, Role::Prefill), is(1, 3520));
         assert_eq!(of(Backend::Vllm, Role::Decode), is(1024, 1024));
         assert_eq!(of(Backend::Trtllm, Role::Decode), is(512, 512));
-        assert_eq!(EngineLimits::of(Backend::Trtllm, Role::Prefill, u32::MAX).max_batched_tokens % 32, 0);
+        let longest = EngineLimits::of(Backend::Trtllm, Serves::One(Role::Prefill), u32::MAX);
+        assert_eq!(longest.max_batched_tokens % 32, 0);
+        assert_eq!(EngineLimits::of(Backend::Vllm, Serves::Both, 3000), is(1024, 4500));
+        assert_eq!(EngineLimits::of(Backend::Trtllm, Serves::Both, 10), is(512, 512));
     }
 
     #[test]

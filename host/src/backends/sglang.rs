@@ -34,17 +34,17 @@ pub(super) fn write(worker: &Worker<'_>, args: &mut ArgList) {
     }
     args.pair("--context-length", worker.max_context_tokens);
     args.pair("--max-running-requests", worker.limits.max_running.saturating_mul(m.attention_dp));
-    if worker.role == Role::Prefill {
+    if worker.mode.serves().prefill() {
         args.pair("--max-prefill-tokens", worker.limits.max_batched_tokens);
         args.pair("--chunked-prefill-size", worker.limits.max_batched_tokens.saturating_mul(m.attention_dp));
     }
     match worker.mode {
-        Mode::Disaggregated { kv_events } => {
-            args.disaggregation_mode(worker.role);
+        Mode::Disaggregated { role, kv_events } => {
+            args.disaggregation_mode(role);
             args.pair("--disaggregation-transfer-backend", "nixl");
             args.pair("--disaggregation-bootstrap-port", BOOTSTRAP_PORT);
             args.pair("--host", "0.0.0.0");
-            if kv_events && worker.role == Role::Prefill {
+            if kv_events && role == Role::Prefill {
                 args.pair("--page-size", 16);
                 args.pair(
                     "--kv-events-config",
@@ -52,13 +52,13 @@ pub(super) fn write(worker: &Worker<'_>, args: &mut ArgList) {
                 );
             }
         }
-        Mode::Alone { prefix_caching: true } => {
+        Mode::Alone { serves } if serves.decode() => {
             // Repeated prompts must come back to the rank that cached them.
             if m.attention_dp > 1 {
                 args.pair("--load-balance-method", "round_robin");
             }
         }
-        Mode::Alone { prefix_caching: false } => args.flag("--disable-radix-cache"),
+        Mode::Alone { .. } => args.flag("--disable-radix-cache"),
     }
     if worker.trust_remote_code {
         args.flag("--trust-remote-code");

@@ -34,9 +34,9 @@ pub(super) fn write(worker: &Worker<'_>, args: &mut ArgList) {
     args.pair("--max-seq-len", worker.max_context_tokens);
     args.pair("--max-batch-size", worker.limits.max_running);
     args.pair("--max-num-tokens", worker.limits.max_batched_tokens);
-    if let Mode::Disaggregated { kv_events } = worker.mode {
-        args.disaggregation_mode(worker.role);
-        if kv_events && worker.role == Role::Prefill {
+    if let Mode::Disaggregated { role, kv_events } = worker.mode {
+        args.disaggregation_mode(role);
+        if kv_events && role == Role::Prefill {
             args.flag("--publish-kv-events");
         }
     }
@@ -52,15 +52,15 @@ fn engine_args(worker: &Worker<'_>) -> Map<String, Value> {
     // The token budget of one pass may be smaller than a prompt.
     engine.insert("enable_chunked_prefill".to_owned(), true.into());
     match worker.mode {
-        Mode::Disaggregated { .. } => {
+        Mode::Disaggregated { role, .. } => {
             // A context-only worker must not start the next step before the cache is handed over.
-            engine.insert("disable_overlap_scheduler".to_owned(), (worker.role == Role::Prefill).into());
+            engine.insert("disable_overlap_scheduler".to_owned(), (role == Role::Prefill).into());
             engine.insert("cache_transceiver_config".to_owned(), json!({ "backend": "DEFAULT" }));
         }
-        Mode::Alone { prefix_caching } => {
+        Mode::Alone { serves } => {
             engine.insert("disable_overlap_scheduler".to_owned(), false.into());
             engine.insert("cache_transceiver_config".to_owned(), Value::Null);
-            engine.insert("kv_cache_config".to_owned(), json!({ "enable_block_reuse": prefix_caching }));
+            engine.insert("kv_cache_config".to_owned(), json!({ "enable_block_reuse": serves.decode() }));
         }
     }
     if worker.trust_remote_code {

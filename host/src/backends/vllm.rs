@@ -31,16 +31,16 @@ pub(super) fn write(worker: &Worker<'_>, args: &mut ArgList) {
     args.pair("--max-num-seqs", worker.limits.max_running);
     args.pair("--max-num-batched-tokens", worker.limits.max_batched_tokens);
     match worker.mode {
-        Mode::Disaggregated { kv_events } => {
-            args.disaggregation_mode(worker.role);
-            let side = match worker.role {
+        Mode::Disaggregated { role, kv_events } => {
+            args.disaggregation_mode(role);
+            let side = match role {
                 Role::Prefill => "kv_producer",
                 Role::Decode => "kv_consumer",
             };
             // Dynamo refuses a prefill worker that does not name its connector.
             args.pair("--kv-transfer-config", format!(r#"{{"kv_connector":"NixlConnector","kv_role":"{side}"}}"#));
             // A request is placed by the prefix that its prefill worker holds.
-            if kv_events && worker.role == Role::Prefill {
+            if kv_events && role == Role::Prefill {
                 args.flag("--enable-prefix-caching");
                 args.pair(
                     "--kv-events-config",
@@ -48,8 +48,8 @@ pub(super) fn write(worker: &Worker<'_>, args: &mut ArgList) {
                 );
             }
         }
-        Mode::Alone { prefix_caching: true } => args.flag("--enable-prefix-caching"),
-        Mode::Alone { prefix_caching: false } => args.flag("--no-enable-prefix-caching"),
+        Mode::Alone { serves } if serves.decode() => args.flag("--enable-prefix-caching"),
+        Mode::Alone { .. } => args.flag("--no-enable-prefix-caching"),
     }
     if worker.trust_remote_code {
         args.flag("--trust-remote-code");

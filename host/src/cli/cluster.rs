@@ -11,6 +11,7 @@ use super::drop_in;
 use super::gc;
 use super::kubernetes::{Connection, KubernetesArgs};
 use crate::backends;
+use crate::dgd;
 use crate::domain::search_space::{self, SearchSpace};
 use crate::domain::{Candidate, Mapping, Role};
 use crate::engine::Cluster;
@@ -176,14 +177,18 @@ impl ClusterArgs {
     /// If the running engine cannot have the mapping.
     pub fn space(&self, spec: &RunSpec) -> Result<SearchSpace, AppError> {
         if self.cluster != ClusterKind::Endpoint {
-            return Ok(search_space::build(&spec.job, &spec.limits));
+            let mut space = search_space::build(&spec.job, &spec.limits);
+            know_beforehand(spec, &mut space.candidates)?;
+            return Ok(space);
         }
         let mapping = self.mapping()?;
         backends::check(spec.job.backend, mapping)
             .map_err(|error| usage(error.to_string(), "--tp, --pp, --dp and --ep are those of the engine at --url"))?;
         let roles = self.only_role().map_or_else(|| Role::ALL.to_vec(), |role| vec![role]);
         let candidate = |role: Role| Candidate { role, mapping, prior: search_space::prior(&spec.job, role, &mapping) };
-        Ok(SearchSpace { candidates: roles.into_iter().map(candidate).collect(), rejected: Vec::new() })
+        let mut candidates: Vec<Candidate> = roles.into_iter().map(candidate).collect();
+        know_beforehand(spec, &mut candidates)?;
+        Ok(SearchSpace { candidates, rejected: Vec::new() })
     }
 
     /// A cluster that nothing is launched on: it says how many GPUs there are and how long things should take.
@@ -198,7 +203,17 @@ impl ClusterArgs {
                 simulation.load_bytes_per_second = f64::MAX;
             }
         }
-        Arc::new(SimulatedCluster::new(&job, &simulation))
+        Arc::new(SimulatedCluster::new(&job, &simulation).sharing(self.shares(spec)))
+    }
+
+    /// Whether an engine of this cluster is measured as both candidates of its mapping.
+    fn shares(&self, spec: &RunSpec) -> bool {
+        let told_apart = match (self.cluster, &spec.engines.local) {
+            (ClusterKind::Local, Some(local)) => local.tells_roles_apart(),
+            (ClusterKind::Endpoint, _) => true,
+            _ => false,
+        };
+        !told_apart && dgd::shares_engines(spec)
     }
 
     /// Whoever measures real engines. Also a check of everything that can be wrong before anything is launched.
@@ -328,7 +343,8 @@ impl ClusterArgs {
                 None => LocalSpec::bundled(spec.job.backend.as_str())?,
             };
             let devices = devices(spec);
-            return Ok(Arc::new(LocalCluster::new(bench, local, endpoint, devices, estimate, dir.clone(), owner)));
+            let cluster = LocalCluster::new(bench, local, endpoint, devices, estimate, dir.clone(), owner);
+            return Ok(Arc::new(cluster.sharing(self.shares(spec))));
         }
         let gpus = estimate.gpus();
         let metrics_urls = std::iter::once(endpoint.url.clone())
@@ -349,6 +365,19 @@ impl ClusterArgs {
         let listed = models(&Client::new(options), &endpoint).await?;
         pick(listed, "", url)
     }
+}
+
+/// Priors from the user's table.
+fn know_beforehand(spec: &RunSpec, candidates: &mut [Candidate]) -> Result<(), AppError> {
+    let Some(table) = &spec.priors else { return Ok(()) };
+    if table.apply(&spec.job, candidates) == 0 && !candidates.is_empty() {
+        let known: Vec<String> = candidates.iter().map(Candidate::name).collect();
+        return Err(usage(
+            "the table of --priors (profiler.priors) knows none of this job's candidates",
+            format!("its columns role and mapping name some of: {}", known.join(", ")),
+        ));
+    }
+    Ok(())
 }
 
 /// What measures real engines, checked.

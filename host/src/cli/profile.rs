@@ -42,7 +42,7 @@ use crate::run::timeline::{LOG, Timeline};
 use crate::run::{
     Durability, Event, Existing, Journal, JournalError, Observer, Record, Recorder, RunDir, command, journal,
 };
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Scheduler, Scheduling};
 use crate::scheduler::budget::Budget;
 use crate::spec::{self, BudgetSpec, Flags, PluginChoice, PluginSource, Plugins, RunSpec};
 
@@ -522,6 +522,7 @@ impl Run<'_> {
             Some(self.dir.clone()),
             Arc::clone(&stop),
         )
+        .with(Scheduling::launching_at_most(self.spec.engines.max_launches))
         .within(budget.clone());
         let artifacts = Artifacts::new(self.dir.clone());
         let mut context = Context {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{DgdError, Request, Shape};
 use crate::{
-    backends::{self, EngineLimits, Mode, image},
-    domain::{Candidate, Mapping, Role},
+    backends::{self, EngineLimits, Mode, Serves, image},
+    domain::{Mapping, Role},
     spec::{ModelCache, Wanted},
 };
 
@@ -184,8 +184,8 @@ pub(super) fn disaggregated(request: &Request<'_>, shape: Shape) -> Result<Vec<C
         let mut worker = if shape.mocker {
             mocker(request, r, mapping)?
         } else {
-            let mode = Mode::Disaggregated { kv_events: spec.deployment.kv_router };
-            engine(spec, r.as_str(), Kind::Worker(Some(r)), r, mapping, mode)?
+            let mode = Mode::Disaggregated { role: r, kv_events: spec.deployment.kv_router };
+            engine(spec, r.as_str(), Kind::Worker(Some(r)), mapping, mode)?
         };
         worker.replicas = replicas.max(1);
         worker.scaled = shape.planner && super::planner::scales(&spec.deployment.planner_config, r);
@@ -194,33 +194,24 @@ pub(super) fn disaggregated(request: &Request<'_>, shape: Shape) -> Result<Vec<C
     Ok(components)
 }
 
-/// Frontend and one worker that serves whole requests.
-pub(super) fn alone(spec: Wanted<'_>, candidate: &Candidate) -> Result<Vec<Component>, DgdError> {
-    let mode = Mode::Alone { prefix_caching: candidate.role == Role::Decode };
-    let worker = engine(spec, super::measured::WORKER, Kind::Worker(None), candidate.role, candidate.mapping, mode)?;
+/// Frontend and one worker that answers whole requests.
+pub(super) fn alone(spec: Wanted<'_>, mapping: Mapping, serves: Serves) -> Result<Vec<Component>, DgdError> {
+    let worker = engine(spec, super::measured::WORKER, Kind::Worker(None), mapping, Mode::Alone { serves })?;
     let image = spec.deployment.image.clone().unwrap_or_else(|| worker.image.clone());
     Ok(vec![frontend(spec, image), worker])
 }
 
-fn engine(
-    spec: Wanted<'_>,
-    name: &str,
-    kind: Kind,
-    role: Role,
-    mapping: Mapping,
-    mode: Mode,
-) -> Result<Component, DgdError> {
+fn engine(spec: Wanted<'_>, name: &str, kind: Kind, mapping: Mapping, mode: Mode) -> Result<Component, DgdError> {
     let (job, backend) = (&spec.job, spec.job.backend);
     let mut worker = Component::new(name, kind, worker_image(spec)?, backends::module(backend));
     worker.args = backends::args(
         backend,
         &backends::Worker {
-            role,
             mapping,
             model_path: &model_path(spec),
             served_name: &job.model.name,
             max_context_tokens: job.max_context_tokens,
-            limits: EngineLimits::of(backend, role, job.workload.isl),
+            limits: EngineLimits::of(backend, mode.serves(), job.workload.isl),
             trust_remote_code: spec.deployment.trust_remote_code,
             mode,
         },
@@ -239,7 +230,7 @@ fn mocker(request: &Request<'_>, role: Role, mapping: Mapping) -> Result<Compone
     let profile = request.profile.ok_or(DgdError::MockerWithoutProfile)?;
     let (job, backend) = (&spec.job, spec.job.backend);
     backends::check(backend, mapping)?;
-    let limits = EngineLimits::of(backend, role, job.workload.isl);
+    let limits = EngineLimits::of(backend, Serves::One(role), job.workload.isl);
     let mut mocker = Component::new(role.as_str(), Kind::Worker(Some(role)), planner_image(spec)?, MOCKER_MODULE);
     mocker.pair("--model-path", model_path(spec));
     mocker.pair("--model-name", &job.model.name);

@@ -29,9 +29,9 @@ mod yaml;
 use serde_json::Value;
 
 use crate::{
-    backends::{UnsupportedMapping, image::DigestError},
-    domain::{Backend, Candidate, Mapping, Plan, Role},
-    spec::{DgdApi, Wanted},
+    backends::{EngineLimits, Serves, UnsupportedMapping, image::DigestError},
+    domain::{Backend, Candidate, Job, Mapping, Plan, Role, memory::reserve_bytes_per_gpu},
+    spec::{DgdApi, RunSpec, Wanted},
 };
 
 pub use profile_data::{DecodePoint, DecodeTable, PLANNER_MIN_POINTS, PrefillPoint, PrefillTable, ProfileData};
@@ -221,17 +221,43 @@ pub fn generate_files(request: &Request<'_>) -> Result<Files, DgdError> {
     })
 }
 
-/// The deployment that measures one candidate: one aggregated worker, prefix caching off for prefill and on for decode.
-/// Of the user's overrides that holds which says where pods run and what they need (`measured.rs`).
+/// The deployment that measures one candidate, or both of its mapping where they share an engine ([`shares_engines`]):
+/// one aggregated worker, with the prefix cache on where decoding is timed. Of the user's overrides that holds which
+/// says where pods run and what they need (`measured.rs`).
 ///
 /// # Errors
 /// [`DgdError`] names the thing and the next step.
-pub fn generate_candidate<'a>(spec: impl Into<Wanted<'a>>, candidate: &Candidate) -> Result<Value, DgdError> {
-    let spec = spec.into();
-    let name = format!("{}-{}-{}", spec.job.backend, candidate.role, candidate.mapping);
+pub fn generate_candidate(spec: &RunSpec, candidate: &Candidate) -> Result<Value, DgdError> {
+    let backend = spec.job.backend;
+    let (name, serves) = if shares_engines(spec) {
+        (format!("{backend}-{}", candidate.mapping), Serves::Both)
+    } else {
+        (format!("{backend}-{}-{}", candidate.role, candidate.mapping), Serves::One(candidate.role))
+    };
     let user = spec.deployment.overrides.as_ref().map(|user| measured::overrides(user, candidate.role));
-    finish(spec, &name, Some(spec.job.backend), &component::alone(spec, candidate)?, user.as_ref())
+    let spec = Wanted::from(spec);
+    finish(spec, &name, Some(backend), &component::alone(spec, candidate.mapping, serves)?, user.as_ref())
 }
+
+/// Whether one engine is measured as both candidates of its mapping: unless the user does not want it, or the overrides
+/// send prefill and decode to different places, or passes that hold a whole prompt would take memory that a decode
+/// engine has for its KV cache.
+pub fn shares_engines(spec: &RunSpec) -> bool {
+    let Job { model, hardware, backend, workload, .. } = &spec.job;
+    let user = spec.deployment.overrides.as_ref();
+    let [prefill, decode] = Role::ALL.map(|role| user.map(|user| measured::overrides(user, role)));
+    // Of one GPU: the larger an engine, the less of it is on each.
+    let reserve = |serves| {
+        let tokens = EngineLimits::of(*backend, serves, workload.isl).max_batched_tokens;
+        reserve_bytes_per_gpu(model, &Mapping::tensor(1), tokens)
+    };
+    let taken = (reserve(Serves::Both) - reserve(Serves::One(Role::Decode))) / hardware.gpu.memory_bytes;
+    spec.engines.share_engines.unwrap_or(true) && prefill == decode && taken <= LARGEST_SHARED_PASS
+}
+
+/// Fraction of a GPU's memory that activations of a shared engine may take from the KV cache. Capacities that engines
+/// themselves report vary by as much.
+const LARGEST_SHARED_PASS: f64 = 0.02;
 
 /// Steps 2 to 5.
 fn finish(

@@ -13,6 +13,7 @@ pub mod job;
 pub mod measurement;
 pub mod memory;
 pub mod model;
+pub mod prior_table;
 
 pub(crate) mod random;
 pub mod roofline;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{ApplyError, ApplyRequest, Cluster, Deployment, Engine, Launch};
-use crate::backends::EngineLimits;
+use crate::backends::{EngineLimits, Serves};
 use crate::domain::memory::{DEFAULT_BATCHED_TOKENS, MemoryPlan};
 use crate::domain::roofline::{DecodeBatch, Roofline};
 use crate::domain::{Aim, EngineFacts, Failure, Job, Measurement, Probe, Role, Stat};
@@ -56,7 +56,7 @@ impl Cluster for PredictedCluster {
         tokio::time::sleep(takes).await;
         let Job { model, hardware, backend, workload, .. } = &self.job;
         let mapping = &launch.candidate.mapping;
-        let limits = EngineLimits::of(*backend, Role::Decode, workload.isl);
+        let limits = EngineLimits::of(*backend, Serves::One(Role::Decode), workload.isl);
         let memory = MemoryPlan::new(model, mapping, &hardware.gpu, DEFAULT_BATCHED_TOKENS);
         Ok(Box::new(PredictedEngine {
             launch: launch.clone(),

@@ -2,8 +2,8 @@
 
 use super::{Context, Outcome, RunError};
 use crate::dgd::Generated;
-use crate::domain::{CandidateId, Plan};
-use crate::engine::{ApplyRequest, CheckLoad, CheckReport};
+use crate::domain::{CandidateId, Chosen, Demand, Plan};
+use crate::engine::{ApplyRequest, CheckLoad, CheckReport, Launch};
 use crate::run::Event;
 
 /// Requests of the check run: enough for a 99 % quantile to be confirmed (the largest of n samples bounds the q-quantile
@@ -25,6 +25,25 @@ pub fn objection(context: &Context<'_>, outcome: &Outcome) -> Option<String> {
         return Some(format!("the plan needs {needed} GPUs, the budget is {budget}"));
     }
     (!outcome.feasible()).then(|| "it does not meet the SLA; kubectl apply it by hand if it will do".to_owned())
+}
+
+/// How long this should take with these winners, in seconds: engines come up beside each other, and as many requests are
+/// sent as often as the user says. Where only a plan will say how often, that part is left out.
+pub fn expected_s(context: &Context<'_>, chosen: &Chosen) -> f64 {
+    let cluster = context.scheduler.cluster();
+    if !context.spec.auto_apply || cluster.cannot_apply().is_some() {
+        return 0.0;
+    }
+    let launch_s = |id: CandidateId| {
+        let candidate = context.space.candidates.get(id as usize)?.clone();
+        Some(cluster.expected_launch(&Launch { id, candidate }).as_secs_f64())
+    };
+    let launches = [chosen.prefill.candidate, chosen.decode.candidate].into_iter().filter_map(launch_s);
+    let check_s = match context.spec.job.demand {
+        Demand::RequestsPerSecond(rate) if rate > 0.0 => f64::from(CHECK_REQUESTS) / rate,
+        _ => 0.0,
+    };
+    launches.fold(0.0, f64::max) + check_s
 }
 
 /// Applies the deployment and checks it at the planned rate. Gives the report, what was put back, and a summary.
@@ -70,7 +89,7 @@ pub async fn run(
 /// The rate that the plan is for: the user's, as far as the plan serves it, or the plan's capacity.
 fn planned_rate(context: &Context<'_>, plan: &Plan) -> f64 {
     match context.spec.job.demand {
-        crate::domain::Demand::RequestsPerSecond(rate) => rate.min(plan.capacity_requests_per_second),
-        crate::domain::Demand::Concurrency(_) | crate::domain::Demand::Budget => plan.capacity_requests_per_second,
+        Demand::RequestsPerSecond(rate) => rate.min(plan.capacity_requests_per_second),
+        Demand::Concurrency(_) | Demand::Budget => plan.capacity_requests_per_second,
     }
 }

@@ -17,7 +17,7 @@ use crate::engine::Cluster;
 use crate::engine::predicted::PredictedCluster;
 use crate::run::forecast::Forecast;
 use crate::run::{Event, Observer, Phase, Record, Recorder};
-use crate::scheduler::{Scheduler, Usage};
+use crate::scheduler::{Scheduler, Scheduling, Usage};
 use crate::spec::RunSpec;
 
 /// What would happen.
@@ -34,6 +34,9 @@ pub struct Prediction {
     /// The same run if only the winners' engines were launched.
     #[serde(skip)]
     pub winners_alone: WinnersAlone,
+    /// What comes after measuring: bringing up and checking the deployment, in seconds; 0 where that does not happen.
+    #[serde(skip)]
+    pub rollout_s: f64,
 }
 
 /// A strategy may leave out everybody but the winners, once it has seen how they do.
@@ -82,6 +85,7 @@ impl Prediction {
     pub fn forecast(&self) -> Forecast {
         let mut forecast = Forecast::default();
         self.phases.iter().for_each(|phase| forecast.add(phase.phase, phase.seconds));
+        forecast.add(Phase::AutoApply, self.rollout_s);
         forecast
     }
 }
@@ -110,15 +114,19 @@ pub async fn predict(
     let recorder = Recorder::new(None, &[], vec![Box::new(seen.clone())]);
     let predicted: Arc<dyn Cluster> = Arc::new(PredictedCluster::new(&spec.job, cluster));
     let stop = Arc::new(AtomicBool::new(false));
-    let scheduler = Scheduler::new(predicted, space.candidates.clone(), recorder.clone(), None, stop);
+    let scheduler = Scheduler::new(predicted, space.candidates.clone(), recorder.clone(), None, stop)
+        .with(Scheduling::launching_at_most(spec.engines.max_launches));
     let mut context = Context { spec, space, policies, scheduler: &scheduler, recorder: &recorder, artifacts: None };
-    match only_role {
-        Some(role) => super::one_role::run(&mut context, role).await.map(drop)?,
-        None => super::measure(&mut context).await.map(drop)?,
-    }
+    let rollout_s = match only_role {
+        Some(role) => super::one_role::run(&mut context, role).await.map(|_| 0.0)?,
+        None => {
+            let chosen = super::measure(&mut context).await?;
+            super::auto_apply::expected_s(&context, &chosen)
+        }
+    };
     scheduler.retain(&[]).await?;
     let records = seen.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    Ok(summarise(space, &records, recorder.now_s(), scheduler.usage()))
+    Ok(Prediction { rollout_s, ..summarise(space, &records, recorder.now_s(), scheduler.usage()) })
 }
 
 fn summarise(space: &SearchSpace, records: &[Record], total_s: f64, usage: Usage) -> Prediction {
@@ -177,7 +185,7 @@ fn summarise(space: &SearchSpace, records: &[Record], total_s: f64, usage: Usage
         phase.points = points.iter().filter(|of| **of == phase.phase).count() as u32;
     }
     let winners_alone = winners_alone(space, records, &hosts, total_s);
-    Prediction { launches, phases, total_s, gpu_hours: usage.gpu_seconds / 3600.0, winners_alone }
+    Prediction { launches, phases, total_s, gpu_hours: usage.gpu_seconds / 3600.0, winners_alone, rollout_s: 0.0 }
 }
 
 /// Winners are those that a curve is drawn of.

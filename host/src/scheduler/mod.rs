@@ -20,6 +20,7 @@ pub mod likely;
 mod pool;
 pub mod side_by_side;
 
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -49,6 +50,14 @@ pub struct Scheduling {
 impl Default for Scheduling {
     fn default() -> Self {
         Self { most_engines: usize::MAX, most_launches: 8 }
+    }
+}
+
+impl Scheduling {
+    /// The default, but for the launches at once where the user says how many.
+    pub fn launching_at_most(launches: Option<NonZeroU32>) -> Self {
+        let default = Self::default();
+        Self { most_launches: launches.map_or(default.most_launches, |n| n.get() as usize), ..default }
     }
 }
 

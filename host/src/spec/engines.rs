@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -122,6 +123,13 @@ pub struct EnginesSpec {
     /// good.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_client_share: Option<f64>,
+    /// Measure prefill and decode of a mapping on one engine, so that it is launched once; absent: yes, where nothing
+    /// speaks against it. Its scheduler has the larger limits of both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share_engines: Option<bool>,
+    /// How many engines may be coming up at once: weights come over one network, from one storage; absent: 8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_launches: Option<NonZeroU32>,
     /// How `--cluster local` starts engines.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local: Option<LocalSpec>,
@@ -171,6 +179,12 @@ pub struct EngineFlags {
     /// Largest share of the load generator itself in a latency; a point where it is larger is no good
     #[arg(long, value_name = "FRACTION", allow_negative_numbers = true)]
     pub max_client_share: Option<f64>,
+    /// Measure prefill and decode of a mapping on one engine [default: true, where nothing speaks against it]
+    #[arg(long, value_name = "BOOL")]
+    pub share_engines: Option<bool>,
+    /// How many engines may be coming up at once
+    #[arg(long, value_name = "N")]
+    pub max_launches: Option<NonZeroU32>,
     /// How --cluster local starts engines: a file of templates, or a bundled one of vllm, sglang, trtllm, dynamo-vllm,
     /// dynamo-mocker
     #[arg(long, value_name = "FILE|NAME")]
@@ -213,10 +227,10 @@ pub struct LocalSpec {
 /// One engine.
 ///
 /// All texts may hold placeholders. `{port}` and `{port.NAME}` are ports of this engine, each a free one unless `ports`
-/// says otherwise. Of the candidate: `{role}`, `{label}`, `{gpus}` (how many), `{devices}` (`0,1`), `{tp}`, `{pp}`,
+/// says otherwise. Of the candidate: `{role}` (where it stands, no engine is measured as both), `{label}`, `{gpus}` (how many), `{devices}` (`0,1`), `{tp}`, `{pp}`,
 /// `{dp}`, `{moe_tp}`, `{moe_ep}`. Of the job: `{model}`, `{model_path}`, `{served_name}`, `{isl}`, `{osl}`,
 /// `{max_context}`. Of the scheduler: `{max_running}` and `{max_batched_tokens}` (per attention-DP rank),
-/// `{prefix_caching_flag}` (`--enable-prefix-caching`, or `--no-…` for prefill), and by the memory formula
+/// `{prefix_caching_flag}` (`--enable-prefix-caching`, or `--no-…` for prefill alone), and by the memory formula
 /// `{kv_tokens}` (of one rank) and `{kv_blocks}` (the same in blocks of 16). `{dir}` is a folder for the engine's
 /// files. `{flags}` are the backend's flags for the mapping, as in the generated deployment, without those that name
 /// the model. Names under `values` may hold placeholders themselves. `{flags}` and names under `values`, where they are
@@ -331,6 +345,12 @@ impl LocalSpec {
         serde_yaml::from_str(text).map_err(|error| SpecError::config(format!("{name}: {error}")))
     }
 
+    /// Whether engines of the two roles are started in different ways.
+    pub fn tells_roles_apart(&self) -> bool {
+        let texts = serde_json::to_string(&(&self.any, &self.values)).unwrap_or_default();
+        self.prefill.is_some() || self.decode.is_some() || texts.contains("{role}")
+    }
+
     /// What `--local` names: a bundled template or a file.
     ///
     /// # Errors
@@ -403,5 +423,16 @@ mod tests {
         let own = own.complete(None).unwrap();
         assert_eq!(own.values["speedup"], "8");
         assert_eq!(own.any, LocalSpec::bundled("dynamo-mocker").unwrap().any);
+    }
+
+    #[test]
+    fn a_template_that_names_the_role_is_not_one_for_both() {
+        for (name, _) in BUNDLED {
+            assert!(!LocalSpec::bundled(name).unwrap().tells_roles_apart(), "{name}");
+        }
+        for text in ["values: {x: 'a {role}'}", "prefill: {url: 'http://localhost:{port}'}"] {
+            let own: LocalSpec = serde_yaml::from_str(text).unwrap();
+            assert!(own.tells_roles_apart(), "{text}");
+        }
     }
 }

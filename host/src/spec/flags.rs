@@ -97,6 +97,9 @@ pub struct Flags {
     /// Folder that the planner model may read, and the name under which it asks for it
     #[arg(long, value_name = "NAME=DIR", value_parser = key_value)]
     pub planner_grant: Vec<(String, String)>,
+    /// CSV file of latencies that are known beforehand: role, mapping, latency_ms; a run's measurements.csv will do
+    #[arg(long, value_name = "FILE")]
+    pub priors: Option<PathBuf>,
     /// End with the best answer so far before engines have held this many GPUs times hours
     #[arg(long, value_name = "HOURS", allow_negative_numbers = true)]
     pub max_gpu_hours: Option<f64>,

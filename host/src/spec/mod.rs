@@ -22,6 +22,7 @@ mod error;
 mod flags;
 mod model_config;
 mod names;
+mod priors;
 mod profiler;
 mod reader;
 mod request;

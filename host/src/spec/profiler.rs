@@ -51,6 +51,10 @@ pub(super) struct Profiler {
     pub dgd_api: Option<DgdApi>,
     /// What the run may cost.
     pub budget: Option<Budget>,
+    /// CSV file (relative to this file) of latencies that are known beforehand, in place of the built-in estimate: columns
+    /// `role`, `mapping` and `latency_ms` (TTFT or ITL), and where known `isl_tokens`, `osl_tokens`, `concurrency`,
+    /// `relative_error`, `kv_tokens`. A run's `measurements.csv` will do. It orders and prunes, and decides nothing.
+    pub priors: Option<PathBuf>,
     /// Make-up of the simulated cluster.
     pub simulation: Option<Simulation>,
     /// How real engines are brought up and measured.

@@ -1,6 +1,7 @@
 //! A DGDR of either version as one set of optional values, each with its path and place.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -76,6 +77,7 @@ pub(super) struct Request {
     pub strict_plugins: Option<Given<bool>>,
     pub seed: Option<Given<u32>>,
     pub dgd_api: Option<Given<DgdApi>>,
+    pub priors: Option<Given<PathBuf>>,
     pub budget: BudgetGiven,
     pub simulation: SimulationGiven,
     pub engines: Option<Given<EnginesSpec>>,
@@ -594,6 +596,7 @@ fn ours(profiler: Option<Profiler>, view: &View<'_>, request: &mut Request) -> R
     request.strict_plugins = view.given(&path("strictPlugins"), profiler.strict_plugins);
     request.seed = view.given(&path("seed"), profiler.seed);
     request.dgd_api = view.given(&path("dgdApi"), profiler.dgd_api);
+    request.priors = view.given(&path("priors"), profiler.priors);
     let budget = profiler.budget.unwrap_or_default();
     request.budget = BudgetGiven {
         max_gpu_hours: view.given(&path("budget.maxGpuHours"), budget.max_gpu_hours),

@@ -14,12 +14,14 @@ use super::engines::{EnginesSpec, LocalSpec};
 use super::error::{ErrorKind, Place, SpecError};
 use super::flags::Flags;
 use super::model_config::read_model_config;
+use super::priors;
 use super::names::{LONGEST_COMPONENT, MAX_POD_NAME, label_problem};
 use super::profiler::{Digest, Plugin, Setting};
 use super::request::{Given, Request, Version, parse, parse_tolerant};
 use super::run_spec::*;
 use super::source::Source;
 use super::v1beta1::{BackendChoice, SearchStrategy};
+use crate::domain::prior_table::PriorTable;
 use crate::domain::search_space::Limits;
 use crate::domain::{Backend, Demand, GpuSku, Hardware, Job, Model, Sla, Workload};
 
@@ -251,6 +253,7 @@ impl Resolver<'_> {
         let demand = self.demand(&mut request)?;
         let plugins = self.plugins(&mut request)?;
         let seed = self.pick("profiler.seed", "--seed", self.flags.seed, request.seed.take(), self.defaults.seed).value;
+        let priors = self.priors(&mut request)?;
         let budget = self.budget(&mut request)?;
         let simulation = self.simulation(&mut request)?;
         let engines = self.engines(&mut request)?;
@@ -268,6 +271,7 @@ impl Resolver<'_> {
             job,
             limits,
             curve,
+            priors,
             plugins,
             deployment,
             auto_apply,
@@ -810,6 +814,19 @@ impl Resolver<'_> {
         }
     }
 
+    /// A flag's path is relative to where the user is, a file's to the file.
+    fn priors(&mut self, request: &mut Request) -> Result<Option<PriorTable>, SpecError> {
+        let folder = self.source.folder();
+        let given = request.priors.take().map(|mut given| {
+            if let Some(folder) = folder {
+                given.value = folder.join(&given.value);
+            }
+            given
+        });
+        let path = self.optional("profiler.priors", Field::choose("--priors", self.flags.priors.clone(), given));
+        path.map(|path| priors::read(&path)).transpose()
+    }
+
     fn budget(&mut self, request: &mut Request) -> Result<BudgetSpec, SpecError> {
         let (flags, given) = (self.flags, std::mem::take(&mut request.budget));
         let mut amount = |key: &str, flag: &'static str, by_flag: Option<f64>, given| {
@@ -899,6 +916,8 @@ impl Resolver<'_> {
             };
         }
         over!(
+            share_engines,
+            max_launches,
             load,
             load_clients,
             load_image,

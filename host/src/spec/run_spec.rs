@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::engines::EnginesSpec;
-use crate::domain::{Job, search_space::Limits};
+use crate::domain::{Job, prior_table::PriorTable, search_space::Limits};
 
 /// Everything that a run needs to know, checked.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -17,6 +17,8 @@ pub struct RunSpec {
     pub limits: Limits,
     /// Range of input lengths for the curves, in tokens.
     pub curve: CurveRange,
+    /// What is known of candidates beforehand.
+    pub priors: Option<PriorTable>,
     /// Who decides.
     pub plugins: Plugins,
     /// What is deployed.

@@ -269,6 +269,14 @@ impl Cluster for KubernetesCluster {
         self.0.spec.job.hardware.total_gpus
     }
 
+    fn gpus_per_node(&self) -> u32 {
+        self.0.spec.job.hardware.gpus_per_node
+    }
+
+    fn serves_both_roles(&self) -> bool {
+        dgd::shares_engines(&self.0.spec)
+    }
+
     fn expected_launch(&self, launch: &Launch) -> Duration {
         self.0.options.estimate.expected_launch(launch)
     }

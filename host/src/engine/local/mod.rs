@@ -25,7 +25,7 @@ use self::process::Group;
 use self::template::{Values, port_names};
 use super::served::{Bench, Served, Site};
 use super::{ApplyError, ApplyRequest, Cluster, Deployment, Engine, Launch};
-use crate::backends::{self, EngineLimits, Mode, Worker};
+use crate::backends::{self, EngineLimits, Mode, Serves, Worker};
 use crate::domain::memory::{DEFAULT_BATCHED_TOKENS, MemoryPlan};
 use crate::domain::{Aim, Backend, Candidate, EngineFacts, Failure, FailureClass, Job, Measurement, Probe, Role};
 use crate::load::Endpoint;
@@ -59,6 +59,8 @@ pub struct LocalCluster {
     ports: Ports,
     /// Stands in for this machine's engines in forecasts.
     estimate: Arc<dyn Cluster>,
+    /// Whether an engine is measured as both candidates of its mapping.
+    shares: bool,
     dir: RunDir,
     owner: Option<Arc<Owner>>,
 }
@@ -105,7 +107,19 @@ impl LocalCluster {
     ) -> Self {
         let gpus = u32::try_from(devices.len()).unwrap_or(u32::MAX);
         let devices = Arc::new(Mutex::new(devices));
-        Self { bench, spec, endpoint, gpus, devices, ports: Ports::default(), estimate, dir, owner }
+        let (ports, shares) = (Ports::default(), false);
+        Self { bench, spec, endpoint, gpus, devices, ports, estimate, shares, dir, owner }
+    }
+
+    /// The same, whose engines are measured as both candidates of their mapping.
+    #[must_use]
+    pub const fn sharing(mut self, shares: bool) -> Self {
+        self.shares = shares;
+        self
+    }
+
+    const fn serves(&self, role: Role) -> Serves {
+        if self.shares { Serves::Both } else { Serves::One(role) }
     }
 
     fn lease(&self, gpus: u32) -> Result<Lease, String> {
@@ -195,22 +209,21 @@ impl LocalCluster {
     fn values(&self, candidate: &Candidate, lease: &Lease, ports: &Leased, folder: &Path) -> Result<Values, String> {
         let Job { model, hardware, backend, workload, max_context_tokens, .. } = &*self.bench.job;
         let mapping = candidate.mapping;
-        let limits = EngineLimits::of(*backend, candidate.role, workload.isl);
+        let serves = self.serves(candidate.role);
+        let limits = EngineLimits::of(*backend, serves, workload.isl);
         let model_path = self.spec.model_path.clone().unwrap_or_else(|| model.name.clone());
-        let prefix_caching = candidate.role == Role::Decode;
         let worker = Worker {
-            role: candidate.role,
             mapping,
             model_path: &model_path,
             served_name: &self.endpoint.model,
             max_context_tokens: *max_context_tokens,
             limits,
             trust_remote_code: false,
-            mode: Mode::Alone { prefix_caching },
+            mode: Mode::Alone { serves },
         };
         let flags = backends::args(*backend, &worker).map_err(|error| error.to_string())?;
         let rank_tokens = MemoryPlan::new(model, &mapping, &hardware.gpu, DEFAULT_BATCHED_TOKENS).kv_tokens_per_rank();
-        let caching = if prefix_caching { "--enable-prefix-caching" } else { "--no-enable-prefix-caching" };
+        let caching = if serves.decode() { "--enable-prefix-caching" } else { "--no-enable-prefix-caching" };
         let texts: [(&str, String); 23] = [
             ("role", candidate.role.to_string()),
             ("label", mapping.label()),
@@ -273,6 +286,10 @@ impl Cluster for LocalCluster {
         self.gpus
     }
 
+    fn serves_both_roles(&self) -> bool {
+        self.shares
+    }
+
     fn expected_launch(&self, launch: &Launch) -> Duration {
         self.estimate.expected_launch(launch)
     }
@@ -293,7 +310,8 @@ impl Cluster for LocalCluster {
         let (group, site, ports) =
             self.start(&launch.candidate, &lease).map_err(|reason| fail(FailureClass::Launch, reason))?;
         let backend = self.bench.job.backend;
-        let limit = EngineLimits::of(backend, launch.candidate.role, self.bench.job.workload.isl).max_running;
+        let serves = self.serves(launch.candidate.role);
+        let limit = EngineLimits::of(backend, serves, self.bench.job.workload.isl).max_running;
         let asked = limit.saturating_mul(launch.candidate.mapping.attention_dp);
         let log = self.settled_log(&group, launch.candidate.mapping.attention_dp);
         let served =

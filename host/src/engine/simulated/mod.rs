@@ -38,6 +38,7 @@ use crate::spec::SimulationSpec;
 pub struct SimulatedCluster {
     world: Arc<World>,
     gpus_in_use: Arc<AtomicU32>,
+    shares: bool,
 }
 
 /// What all engines of a cluster share.
@@ -91,7 +92,14 @@ impl SimulatedCluster {
     /// A cluster of `job.hardware` that runs `job.model`, and is made up as `simulation` says.
     pub fn new(job: &Job, simulation: &SimulationSpec) -> Self {
         let world = World { job: job.clone(), simulation: simulation.clone() };
-        Self { world: Arc::new(world), gpus_in_use: Arc::new(AtomicU32::new(0)) }
+        Self { world: Arc::new(world), gpus_in_use: Arc::new(AtomicU32::new(0)), shares: true }
+    }
+
+    /// The same, with whether an engine answers for both roles.
+    #[must_use]
+    pub const fn sharing(mut self, shares: bool) -> Self {
+        self.shares = shares;
+        self
     }
 
     /// GPUs that no engine holds.
@@ -132,7 +140,7 @@ impl Cluster for SimulatedCluster {
     }
 
     fn serves_both_roles(&self) -> bool {
-        true
+        self.shares
     }
 
     fn can_abandon_launches(&self) -> bool {
