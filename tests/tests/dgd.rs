@@ -271,9 +271,49 @@ fn cases() -> Vec<(String, Generated)> {
         mapping: Mapping::data_expert(16),
         prior: Prior { latency_ms: 1.0, tokens_per_second_per_gpu: 1.0, relative_error: 0.0, kv_tokens: 1.0 },
     };
-    let dgd = dgd::generate_candidate(&spec(Backend::Sglang, DgdApi::V1beta1, true), &candidate).unwrap();
-    cases.push(("sglang-candidate-v1beta1".to_owned(), Generated { dgd, config_maps: Vec::new() }));
+    let mut spec = spec(Backend::Sglang, DgdApi::V1beta1, true);
+    for (name, share) in [("sglang-candidate-v1beta1", false), ("sglang-shared-v1beta1", true)] {
+        spec.engines.share_engines = Some(share);
+        let dgd = dgd::generate_candidate(&spec, &candidate).unwrap();
+        cases.push((name.to_owned(), Generated { dgd, config_maps: Vec::new() }));
+    }
     cases
+}
+
+#[test]
+fn one_engine_serves_both_roles_unless_that_would_measure_something_else() {
+    let spec = || spec(Backend::Vllm, DgdApi::V1beta1, false);
+    assert!(dgd::shares_engines(&spec()));
+    let of = |role| Candidate {
+        role,
+        mapping: Mapping::tensor(2),
+        prior: Prior { latency_ms: 1.0, tokens_per_second_per_gpu: 1.0, relative_error: 0.0, kv_tokens: 1.0 },
+    };
+    let [prefill, decode] = Role::ALL.map(|role| dgd::generate_candidate(&spec(), &of(role)).unwrap());
+    assert_eq!(prefill, decode);
+    let mut unwanted = spec();
+    unwanted.engines.share_engines = Some(false);
+    let mut long = spec();
+    long.job.workload.isl = 60_000;
+    let mut apart = spec();
+    apart.deployment.overrides = Some(json!({ "spec": { "components": [
+        { "name": "prefill", "podTemplate": { "spec": { "nodeSelector": { "pool": "a" } } } },
+    ] } }));
+    for other in [&unwanted, &long, &apart] {
+        assert!(!dgd::shares_engines(other));
+        let [prefill, decode] = Role::ALL.map(|role| dgd::generate_candidate(other, &of(role)).unwrap());
+        assert_ne!(prefill["metadata"]["name"], decode["metadata"]["name"]);
+    }
+    let mut alike = spec();
+    let pool = json!({ "podTemplate": { "spec": { "nodeSelector": { "pool": "a" } } } });
+    let component = |name: &str| {
+        let mut component = pool.clone();
+        component["name"] = name.into();
+        component
+    };
+    let components = [component("prefill"), component("decode")];
+    alike.deployment.overrides = Some(json!({ "spec": { "components": components } }));
+    assert!(dgd::shares_engines(&alike));
 }
 
 fn golden_dir() -> PathBuf {

@@ -1,6 +1,7 @@
 //! What a person sees while a run goes on: one line per finished phase and a bar with the current candidate, the best
 //! so far and the time to go.
 
+use std::fmt;
 use std::io::{self, Write};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -9,6 +10,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::printer::Printer;
 use crate::domain::{Candidate, History, Job, Measurement, Role};
+use crate::render::table::wrapped;
 use crate::run::forecast::{Forecast, Tracker};
 use crate::run::timeline::clock;
 use crate::run::{Event, Observer, Phase, Record};
@@ -70,6 +72,12 @@ pub struct Progress {
 
 const BAR_STEPS: u64 = 1000;
 
+/// Longest line, as in the summary below them.
+const WIDTH: usize = 119;
+
+/// Where a finished phase's own words begin: after mark, title and time.
+const INDENT: usize = 37;
+
 impl Progress {
     /// Starts with an empty bar.
     pub fn new(terminal: Terminal, forecast: Forecast, job: Job, candidates: Vec<Candidate>) -> Self {
@@ -89,6 +97,13 @@ impl Progress {
             current: String::new(),
             phase_started_s: 0.0,
         }
+    }
+
+    fn phase_line(&self, mark: &dyn fmt::Display, title: &str, took: &str, text: &str) {
+        let mut lines = wrapped(text, "", "", WIDTH - INDENT).into_iter();
+        let first = lines.next().unwrap_or_default();
+        self.terminal.line(&format!("{mark} {:<24} {:>8}  {first}", title.bold(), took.dimmed()));
+        lines.for_each(|line| self.terminal.line(&format!("{:INDENT$}{line}", "")));
     }
 
     fn name(&self, id: u32) -> String {
@@ -138,11 +153,11 @@ impl Observer for Progress {
             Event::PhaseFinished { phase, summary } => {
                 let took = clock(record.at_s - self.phase_started_s);
                 let title = format!("{} {}", phase.number(), phase.title());
-                self.terminal.line(&format!("{} {:<24} {:>8}  {summary}", "✓".green(), title.bold(), took.dimmed()));
+                self.phase_line(&"✓".green(), &title, &took, summary);
             }
             Event::PhaseSkipped { phase, reason } => {
                 let title = format!("{} {}", phase.number(), phase.title());
-                self.terminal.line(&format!("{} {:<24} {:>8}  skipped: {reason}", "–".yellow(), title.bold(), ""));
+                self.phase_line(&"–".yellow(), &title, "", &format!("skipped: {reason}"));
             }
             Event::Infeasible { .. } | Event::Decided { .. } | Event::Wrote { .. } => return,
             Event::RunFinished { .. } => {
