@@ -9,7 +9,11 @@ const WORDS: [(FailureCause, &[&str]); 6] = [
     (
         // vLLM, when it starts: the memory is there, but in somebody else's hands.
         FailureCause::GpusTaken,
-        &["Free memory on device", "CUDA-capable device(s) is/are busy or unavailable", "all CUDA-capable devices are busy"],
+        &[
+            "Free memory on device",
+            "CUDA-capable device(s) is/are busy or unavailable",
+            "all CUDA-capable devices are busy",
+        ],
     ),
     (
         FailureCause::GpuMemory,

@@ -138,7 +138,13 @@ pub fn shuffled(history: &History, seed: u64) -> History {
 
 fn broken(candidate: CandidateId, candidates: &[Candidate]) -> Failure {
     let name = candidates.get(candidate as usize).map(Candidate::name).unwrap_or_default();
-    Failure { candidate, class: FailureClass::Launch, cause: None, probe: None, reason: format!("{name}: out of memory") }
+    Failure {
+        candidate,
+        class: FailureClass::Launch,
+        cause: None,
+        probe: None,
+        reason: format!("{name}: out of memory"),
+    }
 }
 
 fn facts(candidate: CandidateId, of: Option<&Candidate>) -> EngineFacts {

@@ -242,7 +242,8 @@ impl Observer for StatusObserver {
             }
             Event::Retrying { retry, .. } => {
                 let (failure, pause_s) = (&retry.failure, retry.pause_s);
-                let text = format!("{}: {}; tried again in {pause_s:.0} s", self.name(failure.candidate), failure.reason);
+                let text =
+                    format!("{}: {}; tried again in {pause_s:.0} s", self.name(failure.candidate), failure.reason);
                 self.note(true, "CandidateRetrying", text);
             }
             Event::PluginFailed { plugin, error, .. } => {

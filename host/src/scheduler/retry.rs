@@ -196,9 +196,8 @@ mod tests {
 
         let mut tries = Tries::default();
         let passing = RULES.iter().cycle().map(|rule| failure(FailureClass::Crash, rule.cause));
-        let tried = passing.take_while(|failure| {
-            matches!(tries.failed(key(1), failure, Instant::now()), Next::Again { .. })
-        });
+        let tried =
+            passing.take_while(|failure| matches!(tries.failed(key(1), failure, Instant::now()), Next::Again { .. }));
         assert_eq!(tried.count() as u32, MOST_TRIES - 1);
     }
 

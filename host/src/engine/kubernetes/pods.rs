@@ -262,7 +262,14 @@ fn pull_trouble(kind: &str, said: &str, image: &str) -> (FailureCause, Patience)
     {
         return (FailureCause::ImageMissing, Patience::None);
     }
-    if says(&["unauthorized", "denied", "forbidden", "authentication required", "no basic auth", "authorization failed"]) {
+    if says(&[
+        "unauthorized",
+        "denied",
+        "forbidden",
+        "authentication required",
+        "no basic auth",
+        "authorization failed",
+    ]) {
         return (FailureCause::ImageDenied, Patience::None);
     }
     let passing = [
@@ -287,7 +294,7 @@ fn pull_trouble(kind: &str, said: &str, image: &str) -> (FailureCause, Patience)
     if kind == "RegistryUnavailable" || says(&passing) {
         return (FailureCause::Registry, Patience::Short);
     }
-        let says_nothing = said.starts_with("back-off pulling image") && !said.contains("errimagepull");
+    let says_nothing = said.starts_with("back-off pulling image") && !said.contains("errimagepull");
     (FailureCause::ImageMissing, if says_nothing { Patience::Short } else { Patience::None })
 }
 

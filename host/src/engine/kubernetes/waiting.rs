@@ -15,10 +15,10 @@ use super::Deadlines;
 use super::logs::Logs;
 use super::pods::{Patience, Problem, SHORT_PATIENCE};
 use super::watching::View;
-use crate::engine::served::Ended;
 use crate::backends::flags::Flags;
 use crate::backends::trouble;
 use crate::domain::{Backend, FailureCause, FailureClass, Mapping};
+use crate::engine::served::Ended;
 use crate::kubernetes::Kube;
 
 /// The operator says `failed` of an error that it tries to mend, too.
@@ -26,7 +26,7 @@ const FAILED_PATIENCE: Duration = Duration::from_secs(20);
 /// How often deadlines are looked at while nothing happens.
 const LOOK: Duration = Duration::from_secs(1);
 /// An operator that has not touched a deployment for so long is spoken of; it may still be starting.
-const SILENCE_IS_TOLD: Duration = Duration::from_secs(10);
+const SILENCE_IS_TOLD: Duration = Duration::from_secs(8);
 /// Last lines of a log in which the cause is looked for.
 const TELLING_LINES: usize = 300;
 /// Lines of a log in a reason.

@@ -82,9 +82,11 @@ fn warning(event: &KubeEvent) -> Option<Warning> {
     let kind = event.reason.as_deref().unwrap_or_default();
     let is_gone = said.contains("not found");
     let (cause, what, remedy) = match kind {
-        "FailedCreate" if said.contains("exceeded quota") => {
-            (FailureCause::Quota, "may not create its pods", "raise the namespace's ResourceQuota, or lower hardware.totalGpus")
-        }
+        "FailedCreate" if said.contains("exceeded quota") => (
+            FailureCause::Quota,
+            "may not create its pods",
+            "raise the namespace's ResourceQuota, or lower hardware.totalGpus",
+        ),
         "FailedCreate" if is_gone => {
             (FailureCause::Missing, "cannot create its pods", "create what it names, or correct its name")
         }

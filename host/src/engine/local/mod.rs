@@ -342,7 +342,13 @@ impl Engine for LocalEngine {
 
     async fn shutdown(self: Box<Self>) -> Result<(), Failure> {
         let candidate = self.served.facts().candidate;
-        self.group.end().await.map_err(|reason| Failure { candidate, class: FailureClass::Other, cause: None, probe: None, reason })
+        self.group.end().await.map_err(|reason| Failure {
+            candidate,
+            class: FailureClass::Other,
+            cause: None,
+            probe: None,
+            reason,
+        })
     }
 }
 

@@ -167,13 +167,10 @@ impl Served {
         let mut served =
             Self { job, generator, settings, http, stop, reports, launch, site, liveness, facts, without_metrics };
         let left = served.settings.launch_deadline.saturating_sub(launched.elapsed());
-        served
-            .first_answer(left, &served.stop)
-            .await
-            .map_err(|not_ready| {
-                let class = not_ready.class;
-                Failure { cause: not_ready.cause, ..served.failure(class, None, &not_ready.reason) }
-            })?;
+        served.first_answer(left, &served.stop).await.map_err(|not_ready| {
+            let class = not_ready.class;
+            Failure { cause: not_ready.cause, ..served.failure(class, None, &not_ready.reason) }
+        })?;
         let launch_s = launched.elapsed().as_secs_f64();
         let facts = served.settle(&log.await, asked_max_running, launch_s).await;
         served.facts = facts.map_err(|reason| served.failure(FailureClass::Launch, None, &reason))?;
