@@ -271,6 +271,10 @@ fn under_way(events: &[(String, Value)]) -> u32 {
             "measuring" => *open.entry(candidate("probe").unwrap_or(u64::MAX)).or_default() += 1,
             "measured" => drop(open.remove(&candidate("measurement").unwrap_or(u64::MAX))),
             "failed" => drop(open.remove(&candidate("failure").unwrap_or(u64::MAX))),
+            "retrying" => {
+                let of = event.pointer("/retry/failure/candidate").and_then(Value::as_u64);
+                open.remove(&of.unwrap_or(u64::MAX));
+            }
             _ => {}
         }
     }

@@ -8,6 +8,7 @@
 )]
 
 pub mod chromium;
+pub mod faults;
 pub mod fixtures;
 pub mod guests;
 pub mod kills;

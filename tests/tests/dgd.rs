@@ -123,6 +123,7 @@ fn spec(backend: Backend, api: DgdApi, moe: bool) -> RunSpec {
             noise_cv: 0.0,
             model_error: 0.0,
             fault_rate: 0.0,
+            passing_fault_rate: 0.0,
             load_bytes_per_second: 1e9,
             compile_s: 1.0,
             warmup_s: 1.0,

@@ -182,6 +182,18 @@ fn exit_codes_of_the_readme_are_those_of_the_program() {
 }
 
 #[test]
+fn what_is_tried_again_stands_in_the_documents_as_in_the_code() {
+    use sla_profiler::scheduler::retry::{MOST_TRIES, RULES};
+    let safety = text("host/docs/safety.md");
+    let row =
+        |rule: &sla_profiler::scheduler::retry::Rule| format!("| {} | {} | {} |", rule.what, rule.again, rule.pause_s);
+    let rows: Vec<String> = RULES.iter().map(row).collect();
+    let head = "| cause | tried again | first pause, s |\n| --- | --- | --- |\n";
+    assert!(safety.contains(&format!("{head}{}\n\n", rows.join("\n"))), "{rows:#?}");
+    assert!(safety.contains(&format!("No engine is tried more than {MOST_TRIES} times")));
+}
+
+#[test]
 fn the_plugin_of_the_readme_is_the_one_that_the_sdk_compiles() {
     let code = |name: &str| {
         let (_, blocks) = parts(&text(name));

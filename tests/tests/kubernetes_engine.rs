@@ -183,7 +183,7 @@ mod on_a_cluster {
         fn launch(&self, role: Role) -> Launch {
             let space = search_space::build(&self.spec.job, &self.spec.limits);
             let found = space.candidates.iter().zip(0..).find(|(candidate, _)| candidate.role == role).unwrap();
-            Launch { id: found.1, candidate: found.0.clone() }
+            Launch { id: found.1, candidate: found.0.clone(), failed: 0 }
         }
 
         async fn dgds(&self) -> Vec<String> {

@@ -101,7 +101,7 @@ mod on_a_cluster {
             };
             let space = search_space::build(&spec.job, &spec.limits);
             let found = space.candidates.iter().zip(0..).find(|(candidate, _)| candidate.role == Role::Decode).unwrap();
-            let launch = Launch { id: found.1, candidate: found.0.clone() };
+            let launch = Launch { id: found.1, candidate: found.0.clone(), failed: 0 };
             let cluster = KubernetesCluster::new(spec, bench, options);
             Self { namespace, proxy, programs, server, cluster, owner, launch, dir, _operator: operator }
         }

@@ -209,6 +209,7 @@ fn an_engine_that_dies_under_load_is_a_row_and_the_run_goes_on_without_it() {
     let failures = run.failures();
     assert!(failures[0].contains("exit code 9") && failures[0].contains("illegal memory access"), "{failures:?}");
     assert!(run.events("failed")[0]["failure"]["probe"].is_null(), "the engine is lost, not the point");
+    assert!(run.events("retrying").len() == 1 && failures[0].ends_with("tried 2 times"), "{failures:?}");
     assert!(!run.events("measured").is_empty(), "the prefill engine was measured");
 }
 

@@ -261,6 +261,7 @@ async fn no_text_of_a_run_becomes_markup_or_runs() {
             let failure = sla_profiler::domain::Failure {
                 candidate: measurement.candidate,
                 class: sla_profiler::domain::FailureClass::Measurement,
+                cause: None,
                 probe: None,
                 reason: format!("the last lines of its log: {EVIL}"),
             };

@@ -174,3 +174,33 @@ fn without_reuse_nothing_is_taken_over_even_from_the_same_parent_folder() {
     assert_eq!(count(&dir.path().join("b"), "reused"), 0);
     assert_eq!(count(&dir.path().join("b"), "measured"), count(undisturbed(), "measured"));
 }
+
+/// Engines whose first launch fails of something that passes: in the journal, in the cost, and in no artifact's way.
+#[test]
+fn a_fault_that_passed_is_counted_once_wherever_the_run_was_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["--passing-fault-rate", "1"];
+    let whole = dir.path().join("whole");
+    expect(exit_code::OK, profile(SMALL, &whole, &flags));
+    let retries = count(&whole, "retrying");
+    assert!(retries > 0 && count(&whole, "failed") == 0);
+    let result: Value = serde_json::from_slice(&findings(&whole)["result.json"]).unwrap();
+    assert_eq!(result["cost"]["retries"], retries);
+    let undisturbed: Value = serde_json::from_slice(&findings(undisturbed())["result.json"]).unwrap();
+    assert_eq!(result["selected"], undisturbed["selected"], "what passed changes no answer");
+    assert!(result["cost"]["gpu_seconds"].as_f64() > undisturbed["cost"]["gpu_seconds"].as_f64());
+
+    let journal = std::fs::read_to_string(whole.join("journal.jsonl")).unwrap();
+    let lines: Vec<&str> = journal.lines().collect();
+    let at = lines.iter().position(|line| line.contains("\"event\":{\"retrying\"")).unwrap();
+    for kept in [at, at + 1, at + 2, at + 3] {
+        let out = dir.path().join(format!("cut-{kept}"));
+        expect(exit_code::OK, profile(SMALL, &out, &flags));
+        std::fs::write(out.join("journal.jsonl"), lines[..kept].join("\n") + "\n").unwrap();
+        expect(exit_code::OK, profile(SMALL, &out, &[&flags[..], &["--resume"]].concat()));
+        assert_eq!(count(&out, "retrying"), retries, "cut after {kept} records");
+        assert_same_findings(&whole, &out);
+    }
+    let said = expect(exit_code::OK, sla_profiler(["explain", whole.to_str().unwrap()]));
+    assert!(said.out.contains("tried again after"), "{}", said.out);
+}

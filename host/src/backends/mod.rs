@@ -10,6 +10,7 @@
 pub mod flags;
 pub mod image;
 pub mod log;
+pub mod trouble;
 
 mod sglang;
 mod trtllm;

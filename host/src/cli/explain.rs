@@ -192,6 +192,11 @@ fn whole_text(recording: &Recording, job: &Job, explanation: &Explanation) -> St
         }
         // Writing to a string cannot fail.
         let _ = writeln!(text, "\n{}", table.trim_fmt());
+        for row in &report.rows {
+            for why in &row.tried_again {
+                let _ = writeln!(text, "  {} {}: {why}", report.role, row.mapping);
+            }
+        }
         let front: Vec<String> = report
             .front
             .iter()
@@ -300,5 +305,8 @@ fn one_text(job: &Job, report: &RoleReport, row: &Row) -> String {
     let front = if front.is_empty() { "nowhere".to_owned() } else { format!("at {} at once", front.join(", ")) };
     let _ = writeln!(text, "  Pareto front {front}");
     let _ = writeln!(text, "  wins under   {}", wins_text(row, report));
+    for why in &row.tried_again {
+        let _ = writeln!(text, "  tried again  {why}");
+    }
     text
 }

@@ -173,6 +173,7 @@ fn build(case: &Case) -> Result<World, String> {
             world.history.failures.push(Failure {
                 candidate: id,
                 class: FailureClass::Launch,
+                cause: None,
                 probe: None,
                 reason: reason.clone(),
             });

@@ -138,7 +138,13 @@ pub fn shuffled(history: &History, seed: u64) -> History {
 
 fn broken(candidate: CandidateId, candidates: &[Candidate]) -> Failure {
     let name = candidates.get(candidate as usize).map(Candidate::name).unwrap_or_default();
-    Failure { candidate, class: FailureClass::Launch, probe: None, reason: format!("{name}: out of memory") }
+    Failure {
+        candidate,
+        class: FailureClass::Launch,
+        cause: None,
+        probe: None,
+        reason: format!("{name}: out of memory"),
+    }
 }
 
 fn facts(candidate: CandidateId, of: Option<&Candidate>) -> EngineFacts {
@@ -329,6 +335,7 @@ fn simulated(seed: u32) -> Result<World, ConformanceError> {
         noise_cv: 0.03,
         model_error: 0.15,
         fault_rate: 0.0,
+        passing_fault_rate: 0.0,
         load_bytes_per_second: 5e9,
         compile_s: 60.0,
         warmup_s: 10.0,

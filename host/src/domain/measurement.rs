@@ -161,6 +161,74 @@ impl fmt::Display for FailureClass {
     }
 }
 
+/// What stood in an engine's way, where that is known. It is finer than the class, which is all that policies see, and
+/// decides whether trying again may help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureCause {
+    /// GPU memory does not suffice.
+    GpuMemory,
+    /// It used more host memory than it may.
+    HostMemory,
+    /// It ends by itself, again and again.
+    CrashLoop,
+    /// Its command line: a flag that it does not take, a program that is not there.
+    CommandLine,
+    /// There is no such image.
+    ImageMissing,
+    /// The registry does not let it have the image.
+    ImageDenied,
+    /// The registry, or the way to it, is out of order.
+    Registry,
+    /// A secret, ConfigMap, volume or volume claim that it names is not there.
+    Missing,
+    /// The namespace's quota.
+    Quota,
+    /// No node takes it, not for want of GPUs.
+    Unschedulable,
+    /// Somebody else holds the GPUs.
+    GpusTaken,
+    /// It had to give way: evicted or preempted.
+    Evicted,
+    /// Its node is gone.
+    NodeLost,
+    /// A connection broke while it was loading.
+    Connection,
+    /// It runs, but never became ready.
+    NotReady,
+    /// Nobody acts on its deployment.
+    OperatorSilent,
+    /// Dynamo's operator gave its deployment up.
+    OperatorFailed,
+    /// Somebody else deleted it.
+    Deleted,
+}
+
+impl fmt::Display for FailureCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            FailureCause::GpuMemory => "out of GPU memory",
+            FailureCause::HostMemory => "out of host memory",
+            FailureCause::CrashLoop => "crash loop",
+            FailureCause::CommandLine => "wrong command line",
+            FailureCause::ImageMissing => "no such image",
+            FailureCause::ImageDenied => "image refused",
+            FailureCause::Registry => "registry out of order",
+            FailureCause::Missing => "something it needs is missing",
+            FailureCause::Quota => "quota",
+            FailureCause::Unschedulable => "unschedulable",
+            FailureCause::GpusTaken => "GPUs taken by others",
+            FailureCause::Evicted => "evicted",
+            FailureCause::NodeLost => "node lost",
+            FailureCause::Connection => "connection broken",
+            FailureCause::NotReady => "never ready",
+            FailureCause::OperatorSilent => "operator silent",
+            FailureCause::OperatorFailed => "given up by the operator",
+            FailureCause::Deleted => "deleted by others",
+        })
+    }
+}
+
 /// Something went wrong with a candidate; the run goes on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Failure {
@@ -168,6 +236,9 @@ pub struct Failure {
     pub candidate: CandidateId,
     /// What kind.
     pub class: FailureClass,
+    /// What exactly, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<FailureCause>,
     /// The point that failed; absent where the engine itself failed, so that there is no use in asking for more.
     pub probe: Option<Probe>,
     /// For a person: the thing, the place, the next step.

@@ -26,5 +26,7 @@ pub use candidate::{Candidate, CandidateId, Mapping, Role};
 pub use decision::{Choice, Chosen, CurveGoal, Demand, Goal, Plan, Selection, Step};
 pub use hardware::{GpuSku, Hardware};
 pub use job::{Backend, Job, Sla, Workload};
-pub use measurement::{Aim, EngineFacts, Failure, FailureClass, History, KvSource, Measurement, Probe, Stat};
+pub use measurement::{
+    Aim, EngineFacts, Failure, FailureCause, FailureClass, History, KvSource, Measurement, Probe, Stat,
+};
 pub use model::{Dtype, Model, MoeShape};

@@ -31,6 +31,8 @@ pub struct Launch {
     pub id: CandidateId,
     /// Role and mapping.
     pub candidate: Candidate,
+    /// How often this engine was brought up in vain, or lost, before.
+    pub failed: u32,
 }
 
 /// Where candidates are launched.

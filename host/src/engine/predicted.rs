@@ -196,6 +196,7 @@ impl Cluster for Paced {
         Err(Failure {
             candidate: launch.id,
             class: crate::domain::FailureClass::Other,
+            cause: None,
             probe: None,
             reason: "an expectation launches nothing".to_owned(),
         })

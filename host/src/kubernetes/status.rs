@@ -240,6 +240,12 @@ impl Observer for StatusObserver {
                 let text = format!("{}: {}: {}", self.name(failure.candidate), failure.class, failure.reason);
                 self.note(true, "CandidateFailed", text);
             }
+            Event::Retrying { retry, .. } => {
+                let (failure, pause_s) = (&retry.failure, retry.pause_s);
+                let text =
+                    format!("{}: {}; tried again in {pause_s:.0} s", self.name(failure.candidate), failure.reason);
+                self.note(true, "CandidateRetrying", text);
+            }
             Event::PluginFailed { plugin, error, .. } => {
                 self.note(true, "PluginFailed", format!("{}: {error}", plugin.name));
             }

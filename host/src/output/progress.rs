@@ -13,7 +13,7 @@ use crate::domain::{Candidate, History, Job, Measurement, Role};
 use crate::render::table::wrapped;
 use crate::run::forecast::{Forecast, Tracker};
 use crate::run::timeline::clock;
-use crate::run::{Event, Observer, Phase, Record};
+use crate::run::{Event, Observer, Phase, Record, Retry};
 
 /// Standard error, shared by the progress bar and everything else that writes there, so that they do not overwrite
 /// each other.
@@ -146,6 +146,11 @@ impl Observer for Progress {
                 self.current.clear();
             }
             Event::Launching { candidate } => self.current = format!("launching {}", self.name(*candidate)),
+            Event::Retrying { retry, .. } => {
+                let Retry { failure, tried, pause_s, .. } = retry;
+                let what = failure.cause.map_or_else(|| failure.class.to_string(), |cause| cause.to_string());
+                self.current = format!("{}: {what}, try {} in {pause_s:.0} s", self.name(failure.candidate), tried + 1);
+            }
             Event::Measuring { probe } => {
                 self.current =
                     format!("{} isl {} concurrency {}", self.name(probe.candidate), probe.isl, probe.concurrency);

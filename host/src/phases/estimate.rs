@@ -95,7 +95,7 @@ fn left_out(
     for (candidate, id) in space.candidates.iter().zip(0..) {
         if only_role.is_none_or(|role| role == candidate.role) && !known.contains(&key(candidate)) {
             known.push(key(candidate));
-            left.push(Launch { id, candidate: candidate.clone() });
+            left.push(Launch { id, candidate: candidate.clone(), failed: 0 });
         }
     }
     left

@@ -247,6 +247,7 @@ fn result(context: &Context<'_>, outcome: &Outcome) -> Result<Box<ResultFile>, R
             degraded: outcome.degraded,
             incomplete: outcome.incomplete.as_ref(),
             taken_over: &context.recorder.taken_over(),
+            retries: &context.recorder.retries(),
         },
     );
     // Choices come from the search space, so that this does not happen; and if it did, a file without them would lie.

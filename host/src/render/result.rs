@@ -10,6 +10,7 @@ use crate::domain::{
 };
 use crate::engine::CheckReport;
 use crate::plugin::api::Identity;
+use crate::run::Retry;
 
 /// Raised when a reader of the old form would misread the new one. Additions do not count.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -178,25 +179,35 @@ pub struct Incomplete {
 pub struct Cost {
     /// Engines that came up.
     pub launches: u32,
+    /// Failures after which an engine was tried again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub retries: u32,
     /// Points that were measured.
     pub points: u32,
     /// Samples behind them.
     pub samples: u64,
-    /// GPUs times seconds of launching and measuring.
+    /// GPUs times seconds of launching and measuring, launches included that were tried again.
     pub gpu_seconds: f64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+const fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 impl Cost {
     /// Of all that is known.
-    pub fn of(history: &History, candidates: &[Candidate]) -> Self {
+    pub fn of(history: &History, retries: &[Retry], candidates: &[Candidate]) -> Self {
         let gpus = |id: CandidateId| candidates.get(id as usize).map_or(0.0, |c| f64::from(c.gpus()));
         let launching: f64 = history.facts.iter().map(|f| gpus(f.candidate) * f.launch_s).sum();
         let measuring: f64 = history.measurements.iter().map(|m| gpus(m.candidate) * m.duration_s).sum();
+        let in_vain: f64 = retries.iter().map(|retry| gpus(retry.failure.candidate) * retry.held_s).sum();
         Self {
+            retries: u32::try_from(retries.len()).unwrap_or(u32::MAX),
             launches: u32::try_from(history.facts.len()).unwrap_or(u32::MAX),
             points: u32::try_from(history.measurements.len()).unwrap_or(u32::MAX),
             samples: history.measurements.iter().map(|m| u64::from(m.samples)).sum(),
-            gpu_seconds: ((launching + measuring) * 1e3).round() / 1e3,
+            gpu_seconds: ((launching + measuring + in_vain) * 1e3).round() / 1e3,
         }
     }
 }
@@ -291,6 +302,8 @@ pub struct Findings<'a> {
     pub incomplete: Option<&'a Incomplete>,
     /// Which measurements of the history were taken over, by index, and from which run.
     pub taken_over: &'a [(usize, String)],
+    /// Failures of engines that were tried again.
+    pub retries: &'a [Retry],
 }
 
 /// Puts the answer together; `None` if the outcome names a candidate that does not exist.
@@ -302,7 +315,7 @@ pub fn result_file(
     history: &History,
     findings: Findings<'_>,
 ) -> Option<ResultFile> {
-    let Findings { chosen, plan, check, not_applied, degraded, incomplete, taken_over: indices } = findings;
+    let Findings { chosen, plan, check, not_applied, degraded, incomplete, taken_over: indices, retries } = findings;
     let (reused, own) = taken_over(history, indices);
     let selection = &chosen.selection;
     let selected = |role| selected(job, space, history, role, chosen);
@@ -322,7 +335,7 @@ pub fn result_file(
         candidates: rows(job, &space.candidates, history, selection),
         rejected: space.rejected.clone(),
         notes: selection.notes.clone(),
-        cost: Cost::of(&own, &space.candidates),
+        cost: Cost::of(&own, retries, &space.candidates),
         reused,
     })
 }

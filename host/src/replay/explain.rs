@@ -11,7 +11,7 @@ use super::decide::{DecideError, sweep_history};
 use super::shortfall::{PlanReport, plan_report};
 use crate::domain::{Candidate, CandidateId, History, Job, Measurement, Role, Selection};
 use crate::plugin::api::{Identity, PlannerModel, SelectionPolicy};
-use crate::run::{Decision, Event};
+use crate::run::{Decision, Event, Retry};
 
 /// Most targets that are tried per role; beyond, evenly spaced ones among those measured.
 const MAX_TARGETS: usize = 200;
@@ -76,6 +76,9 @@ pub struct Row {
     pub wins_under: Vec<Range>,
     /// Why, for a person.
     pub reason: String,
+    /// Failures of its engine after which it was tried again, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tried_again: Vec<String>,
 }
 
 /// A point that no other beats in both latency and throughput per GPU.
@@ -371,6 +374,7 @@ fn role_report(
             on_front_at: front.iter().filter(|p| p.candidate == id).map(|p| p.concurrency).collect(),
             wins_under: scan.wins(id),
             reason,
+            tried_again: tried_again(recording, id),
         }
     };
     let mut rows: Vec<Row> = (0_u32..)
@@ -393,6 +397,21 @@ fn role_report(
 fn failure(history: &History, id: CandidateId) -> String {
     let failure = history.engine_failure(id).or_else(|| history.failures.iter().find(|f| f.candidate == id));
     failure.map(|failure| format!("{}: {}", failure.class, failure.reason)).unwrap_or_default()
+}
+
+fn tried_again(recording: &Recording, id: CandidateId) -> Vec<String> {
+    let retry = |record: &crate::run::Record| match &record.event {
+        Event::Retrying { retry, .. } if retry.failure.candidate == id => Some(retry_text(retry)),
+        _ => None,
+    };
+    recording.records().iter().filter_map(retry).collect()
+}
+
+/// `evicted: …; tried again after 30 s`
+fn retry_text(retry: &Retry) -> String {
+    let Retry { failure, pause_s, .. } = retry;
+    let what = failure.cause.map_or_else(|| failure.class.to_string(), |cause| cause.to_string());
+    format!("{what}: {}; tried again after {pause_s:.0} s", failure.reason)
 }
 
 /// The strategy's own word on why it stopped, since it alone knows why it did not ask.

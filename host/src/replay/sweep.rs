@@ -19,7 +19,7 @@ use crate::engine::simulated::SimulatedCluster;
 use crate::engine::{ApplyError, ApplyRequest, Cluster, Deployment, Engine, Launch};
 use crate::plugin::PluginError;
 use crate::plugin::api::{SelectionPolicy, SweepStrategy};
-use crate::run::{Event, Phase, Recorder};
+use crate::run::{Event, Phase, Recorder, Retry};
 use crate::scheduler::side_by_side::{Strategist, Sweeping, independent, pursue};
 use crate::scheduler::{Halt, Scheduler};
 
@@ -88,7 +88,11 @@ pub fn recorded_use(recording: &Recording) -> SweepUse {
                 None
             }
             Event::Released { candidate } => Some(*candidate),
-            Event::Failed { failure, .. } if failure.probe.is_none() => Some(failure.candidate),
+            Event::Failed { failure, .. } | Event::Retrying { retry: Retry { failure, .. }, .. }
+                if failure.probe.is_none() =>
+            {
+                Some(failure.candidate)
+            }
             // Engines of the part that was cut off are gone.
             Event::Resumed { .. } => {
                 for (candidate, from) in since.drain() {
@@ -309,6 +313,7 @@ impl Cluster for RecordedCluster {
             recorded.or_else(|| inner.as_ref().map(|engine| engine.facts().clone())).ok_or_else(|| Failure {
                 candidate: launch.id,
                 class: FailureClass::Other,
+                cause: None,
                 probe: None,
                 reason: format!("{}: the recording never launched it", launch.candidate.name()),
             })?;
@@ -357,6 +362,7 @@ impl Engine for RecordedEngine {
                 Err(Failure {
                     candidate: probe.candidate,
                     class: FailureClass::Other,
+                    cause: None,
                     probe: Some(*probe),
                     reason: format!("the recording has no point at isl {isl}, osl {osl}, concurrency {concurrency}"),
                 })

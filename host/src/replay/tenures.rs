@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::Recording;
 use crate::domain::{CandidateId, Role};
-use crate::run::{Event, Phase};
+use crate::run::{Event, Phase, Retry};
 
 /// An engine's time on its GPUs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -111,7 +111,7 @@ pub fn tenancy(recording: &Recording) -> Tenancy {
                 let home = home(recording, &desk, measurement.candidate);
                 desk.of(home, |t| close(t, now_s));
             }
-            Event::Failed { failure, .. } => {
+            Event::Failed { failure, .. } | Event::Retrying { retry: Retry { failure, .. }, .. } => {
                 let launching = desk.is_launching(failure.candidate);
                 let home = home(recording, &desk, failure.candidate);
                 desk.of(home, |t| {

@@ -176,6 +176,13 @@ pub enum Event {
         /// What, how, why.
         failure: Failure,
     },
+    /// An engine failed of something that may pass, and is brought up again. Policies are not told: it has not failed yet.
+    Retrying {
+        /// In which phase.
+        phase: Phase,
+        /// What, and when again.
+        retry: Retry,
+    },
     /// An engine is gone and its GPUs are free.
     Released {
         /// Whose.
@@ -253,6 +260,19 @@ pub struct RunStarted {
     pub identity: super::reuse::Identity,
     /// SHA-256 of everything that was asked for, in hex; resume refuses another one.
     pub spec_sha256: String,
+}
+
+/// A failure of an engine that is not the last word on it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Retry {
+    /// What, how, why; of the engine as a whole.
+    pub failure: Failure,
+    /// How often the engine was tried so far.
+    pub tried: u32,
+    /// Until it is tried again, in seconds on the cluster's clock.
+    pub pause_s: f64,
+    /// How long its launch had held GPUs, in seconds; 0 of an engine that had come up.
+    pub held_s: f64,
 }
 
 /// How the user asked for a plugin.

@@ -7,7 +7,7 @@ use std::fs::{File, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 
 use super::dir::{DirError, RunDir};
-use super::event::{Event, JOURNAL_FORMAT, Record, RunStarted};
+use super::event::{Event, JOURNAL_FORMAT, Record, Retry, RunStarted};
 
 /// The journal's file name.
 pub const JOURNAL: &str = "journal.jsonl";
@@ -166,7 +166,9 @@ pub fn gpu_seconds(records: &[Record]) -> f64 {
             Event::Released { candidate } => {
                 sum += since_s.remove(candidate).map_or(0.0, |start| gpus(*candidate) * (record.at_s - start));
             }
-            Event::Failed { failure, .. } if failure.probe.is_none() => {
+            Event::Failed { failure, .. } | Event::Retrying { retry: Retry { failure, .. }, .. }
+                if failure.probe.is_none() =>
+            {
                 let start = since_s.remove(&failure.candidate);
                 sum += start.map_or(0.0, |start| gpus(failure.candidate) * (record.at_s - start));
             }

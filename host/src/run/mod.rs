@@ -11,6 +11,6 @@ pub mod status;
 pub mod timeline;
 
 pub use dir::{DirError, Existing, RunDir};
-pub use event::{Decision, Event, Phase, Record, RecordedChoice, RunStarted};
+pub use event::{Decision, Event, Phase, Record, RecordedChoice, Retry, RunStarted};
 pub use journal::{Durability, JOURNAL, Journal, JournalError};
 pub use recorder::{Observer, Recorder};

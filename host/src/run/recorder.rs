@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::time::Instant;
 
 use super::reuse::{Earlier, Known};
-use super::{Event, Journal, JournalError, Phase, Record};
-use crate::domain::{Aim, History, Probe};
+use super::{Event, Journal, JournalError, Phase, Record, Retry};
+use crate::domain::{Aim, Failure, History, Probe};
 use crate::process::secrets::masked;
 
 /// Somebody who watches a run: progress display, status file, log.
@@ -32,6 +32,8 @@ struct Inner {
     phases: Vec<(Phase, Option<String>)>,
     /// What an earlier part of this run found out; a point moves to `history` when it is asked for again.
     known: History,
+    /// Failures that were not the last word, of this part of the run and of earlier ones.
+    retries: Vec<Retry>,
     /// Of those, points that were taken over from an earlier run.
     taken_over: Vec<(Point, String)>,
     /// What earlier runs found out.
@@ -51,12 +53,18 @@ impl Recorder {
             _ => None,
         };
         let taken_over = past.iter().filter_map(taken_over).collect();
+        let retry = |record: &Record| match &record.event {
+            Event::Retrying { retry, .. } => Some(retry.clone()),
+            _ => None,
+        };
+        let retries = past.iter().filter_map(retry).collect();
         Self {
             inner: Arc::new(Mutex::new(Inner {
                 journal,
                 history: History::default(),
                 phases: Vec::new(),
                 known,
+                retries,
                 taken_over,
                 earlier: Earlier::default(),
                 observers,
@@ -83,11 +91,15 @@ impl Recorder {
                 failure.reason = masked(&failure.reason).into_owned();
                 Event::Failed { phase, failure }
             }
+            Event::Retrying { phase, mut retry } => {
+                retry.failure.reason = masked(&retry.failure.reason).into_owned();
+                Event::Retrying { phase, retry }
+            }
             other => other,
         };
         let at_s = self.now_s();
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner { journal, history, phases, observers, .. } = &mut *inner;
+        let Inner { journal, history, phases, retries, observers, .. } = &mut *inner;
         let record = match journal {
             Some(journal) => journal.append(at_s, event)?,
             None => Record { seq: 0, at_s, event },
@@ -96,6 +108,7 @@ impl Recorder {
         match &record.event {
             Event::Measured { phase, .. } => phases.push((*phase, None)),
             Event::Reused { phase, run, .. } => phases.push((*phase, Some(run.clone()))),
+            Event::Retrying { retry, .. } => retries.push(retry.clone()),
             _ => {}
         }
         observers.iter_mut().for_each(|observer| observer.on(&record, history));
@@ -126,6 +139,17 @@ impl Recorder {
             None => history.failures.extend(failure.cloned()),
         }
         true
+    }
+
+    /// Failures that were not the last word, those of earlier parts of this run included.
+    pub fn retries(&self) -> Vec<Retry> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).retries.clone()
+    }
+
+    /// Failures of whole engines that earlier parts of this run found.
+    pub fn known_engine_failures(&self) -> Vec<Failure> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.known.failures.iter().filter(|failure| failure.probe.is_none()).cloned().collect()
     }
 
     /// Points of earlier runs that may be taken over.

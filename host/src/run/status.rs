@@ -107,6 +107,12 @@ pub fn message(event: &Event, candidates: &[Candidate]) -> Option<String> {
     match event {
         Event::PhaseStarted { phase } => Some(format!("phase {} of 7: {}", phase.number(), phase.title())),
         Event::Launching { candidate } => Some(format!("launching {}", name(*candidate))),
+        Event::Retrying { retry, .. } => Some(format!(
+            "{} {}, tried again in {:.0} s",
+            name(retry.failure.candidate),
+            retry.failure.cause.map_or_else(|| retry.failure.class.to_string(), |cause| cause.to_string()),
+            retry.pause_s
+        )),
         Event::Launched { facts } | Event::Joined { facts } => Some(format!("measuring {}", name(facts.candidate))),
         _ => None,
     }

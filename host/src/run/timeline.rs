@@ -110,6 +110,14 @@ impl Timeline {
             Event::Failed { failure, .. } => {
                 format!("  {} {}: {}", self.name(failure.candidate), failure.class, failure.reason)
             }
+            Event::Retrying { retry, .. } => format!(
+                "  {} {}: {}; try {} begins in {:.0} s",
+                self.name(retry.failure.candidate),
+                retry.failure.class,
+                retry.failure.reason,
+                retry.tried + 1,
+                retry.pause_s
+            ),
             Event::Released { candidate } => format!("  released {}", self.name(*candidate)),
             Event::Infeasible { reason } => format!("  WARNING: {reason}"),
             Event::Wrote { path } => format!("  wrote {path}"),

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::domain::{Candidate, CandidateId, History};
-use crate::run::{Event, Observer, Record};
+use crate::run::{Event, Observer, Record, Retry};
 use crate::spec::BudgetSpec;
 
 /// A launch or a point may take this many times its forecast, before this run has seen any.
@@ -240,7 +240,7 @@ impl Observer for Budget {
                 state.learn(facts.candidate, at_s, true);
             }
             Event::Measured { measurement, .. } => state.learn(measurement.candidate, at_s, false),
-            Event::Failed { failure, .. } => {
+            Event::Failed { failure, .. } | Event::Retrying { retry: Retry { failure, .. }, .. } => {
                 // A launch that failed has freed its GPUs; an engine that is lost is released by itself.
                 let is_up = state.held.iter().any(|h| h.candidate == failure.candidate && h.is_up);
                 if failure.probe.is_none() && !is_up {

@@ -10,6 +10,7 @@
 //! - Where the cluster allows it, one engine serves both roles: whoever comes first has it launched.
 //! - Both roles' batches run at the same time. An engine that a batch asked for stays up until the next batch leaves it
 //!   out; then it goes, unless it will probably win ([`likely`]) and its GPUs are not needed.
+//! - An engine that fails of something that passes is brought up again ([`retry`]); until then nobody is told.
 //! - A launch that takes far longer than the others did is given up, where that leaves nothing behind.
 //!
 //! Strategies say what to measure; only this module says where. Time is tokio's, so the same code packs engines on a
@@ -18,7 +19,10 @@
 pub mod budget;
 pub mod likely;
 mod pool;
+pub mod retry;
 pub mod side_by_side;
+#[cfg(test)]
+mod tests;
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,10 +37,12 @@ use tokio::time::Instant;
 
 use self::budget::{Action, Budget};
 use self::pool::{Batch, Key, Live, Nodes, Place, Pool};
+use self::retry::{Next, with_tries};
 use crate::domain::{Aim, Candidate, CandidateId, EngineFacts, Failure, FailureClass, Probe, Role};
+use crate::engine::served::Stop;
 use crate::engine::{Cluster, Engine, Launch};
 use crate::process::secrets::masked;
-use crate::run::{Event, JournalError, Phase, Recorder, RunDir};
+use crate::run::{Event, JournalError, Phase, Recorder, Retry, RunDir};
 
 /// Bounds on what runs at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +117,7 @@ const fn aim(phase: Phase) -> Aim {
 }
 
 impl Scheduler {
-    /// All GPUs of the cluster are taken to be free.
+    /// All GPUs of the cluster are taken to be free. What an earlier part of the run knows of engines that failed is known.
     pub fn new(
         cluster: Arc<dyn Cluster>,
         candidates: Vec<Candidate>,
@@ -119,7 +125,21 @@ impl Scheduler {
         logs: Option<RunDir>,
         stop: Arc<AtomicBool>,
     ) -> Self {
-        let pool = Mutex::new(Pool::new(Nodes::new(cluster.gpus(), cluster.gpus_per_node())));
+        let mut pool = Pool::new(Nodes::new(cluster.gpus(), cluster.gpus_per_node()));
+        let key = |failure: &Failure| {
+            let candidate = candidates.get(failure.candidate as usize)?;
+            Some(pool::key(candidate, cluster.serves_both_roles()))
+        };
+        for Retry { failure, .. } in recorder.retries() {
+            if let Some(key) = key(&failure) {
+                pool.tries.recall(key, &failure);
+            }
+        }
+        // One that ended in use may work for the other role.
+        for failure in recorder.known_engine_failures().into_iter().filter(|f| f.class != FailureClass::Crash) {
+            pool.failed.extend(key(&failure).map(|key| (key, failure)));
+        }
+        let pool = Mutex::new(pool);
         let scheduling = Scheduling::default();
         Self { cluster, candidates, recorder, logs, scheduling, pool, changed: Notify::new(), stop, budget: None }
     }
@@ -141,7 +161,7 @@ impl Scheduler {
     /// Whether the budget is enough for this. If not, everything stops.
     fn affords(&self, action: Action, id: CandidateId, candidate: &Candidate, probe: Option<&Probe>) -> bool {
         let Some(budget) = &self.budget else { return true };
-        let launch = Launch { id, candidate: candidate.clone() };
+        let launch = Launch { id, candidate: candidate.clone(), failed: 0 };
         let expected = match probe {
             Some(probe) => self.cluster.expected_measure(&launch, probe),
             None => self.cluster.expected_launch(&launch),
@@ -255,11 +275,27 @@ impl Scheduler {
 
     async fn serve(&self, phase: Phase, id: CandidateId, probes: &[Probe]) -> Result<(), Halt> {
         let Some(candidate) = self.candidates.get(id as usize) else { return Ok(()) };
-        let Some(mut live) = self.acquire(phase, id, candidate).await? else {
-            self.through(candidate.role, id);
-            return Ok(());
-        };
-        for probe in probes {
+        let mut left = probes;
+        while let Some(live) = self.acquire(phase, id, candidate).await? {
+            left = self.measure_on(live, phase, id, candidate, left).await?;
+            if left.is_empty() {
+                return Ok(());
+            }
+        }
+        self.through(candidate.role, id);
+        Ok(())
+    }
+
+    /// Measures on an engine. What is left is to be measured on another one, since this one was lost and is tried again.
+    async fn measure_on<'a>(
+        &self,
+        mut live: Live,
+        phase: Phase,
+        id: CandidateId,
+        candidate: &Candidate,
+        probes: &'a [Probe],
+    ) -> Result<&'a [Probe], Halt> {
+        for (index, probe) in probes.iter().enumerate() {
             if self.is_stopped() || !self.affords(Action::Measure, id, candidate, Some(probe)) {
                 self.put_back(live);
                 return Err(Halt::Interrupted);
@@ -270,23 +306,48 @@ impl Scheduler {
                 Err(mut failure) => {
                     // The engine may know itself by the name of the candidate that it was launched for.
                     failure.candidate = id;
-                    let engine_is_lost = failure.probe.is_none();
-                    self.recorder.record(Event::Failed { phase, failure })?;
-                    if engine_is_lost {
-                        self.through(candidate.role, id);
-                        {
-                            let mut pool = self.pool();
-                            pool.remove_busy(live.key);
-                            pool.ending.push(live.key);
-                        }
-                        return self.end(live).await;
+                    if failure.probe.is_some() {
+                        self.recorder.record(Event::Failed { phase, failure })?;
+                        continue;
                     }
+                    let is_tried_again = self.lost(phase, live.key, failure, Duration::ZERO)?;
+                    {
+                        let mut pool = self.pool();
+                        pool.remove_busy(live.key);
+                        pool.ending.push(live.key);
+                    }
+                    if !is_tried_again {
+                        self.through(candidate.role, id);
+                    }
+                    self.end(live).await?;
+                    let left = if is_tried_again { probes.get(index..) } else { None };
+                    return Ok(left.unwrap_or_default());
                 }
             }
         }
         self.through(candidate.role, id);
         self.put_back(live);
-        Ok(())
+        Ok(&[])
+    }
+
+    /// Records that an engine failed: for good, or until it is tried again. Whether it is.
+    fn lost(&self, phase: Phase, key: Key, mut failure: Failure, held: Duration) -> Result<bool, JournalError> {
+        let next = self.pool().tries.failed(key, &failure, Instant::now());
+        match next {
+            Next::Again { tried, pause } => {
+                let retry = Retry { failure, tried, pause_s: pause.as_secs_f64(), held_s: held.as_secs_f64() };
+                self.recorder.record(Event::Retrying { phase, retry })?;
+                Ok(true)
+            }
+            Next::GivenUp { tried } => {
+                failure.reason = with_tries(&failure.reason, tried);
+                if failure.class != FailureClass::Crash {
+                    self.pool().failed.push((key, failure.clone()));
+                }
+                self.recorder.record(Event::Failed { phase, failure })?;
+                Ok(false)
+            }
+        }
     }
 
     fn through(&self, role: Role, id: CandidateId) {
@@ -310,7 +371,7 @@ impl Scheduler {
         let key = pool::key(candidate, self.cluster.serves_both_roles());
         if gpus > self.cluster.gpus() {
             let reason = format!("needs {gpus} GPUs, the cluster has {}", self.cluster.gpus());
-            let failure = Failure { candidate: id, class: FailureClass::DoesNotFit, probe: None, reason };
+            let failure = Failure { candidate: id, class: FailureClass::DoesNotFit, cause: None, probe: None, reason };
             self.recorder.record(Event::Failed { phase, failure })?;
             return Ok(None);
         }
@@ -328,7 +389,16 @@ impl Scheduler {
                     self.recorder.record(Event::Failed { phase, failure: Failure { candidate: id, ..failure } })?;
                     return Ok(None);
                 }
-                Found::Room(place) => return self.launch(phase, id, candidate, key, place).await,
+                Found::Room(place) => match self.launch(phase, id, candidate, key, place).await? {
+                    Launched::Up(live) => return Ok(Some(live)),
+                    Launched::Failed => return Ok(None),
+                    Launched::Again => {}
+                },
+                Found::Later(at) => {
+                    let stop = Stop::new(Arc::clone(&self.stop));
+                    // Whichever comes first.
+                    let _ = tokio::time::timeout_at(at, stop.requested()).await;
+                }
                 Found::Evicted(engines) => {
                     futures::future::join_all(engines.into_iter().map(|live| self.end(live)))
                         .await
@@ -353,6 +423,9 @@ impl Scheduler {
         let failed = pool.failed.iter().find(|(of, failure)| *of == key && failure.candidate != id);
         if let Some((_, failure)) = failed {
             return Found::Failed(failure.clone());
+        }
+        if let Some(at) = pool.tries.not_before(key, Instant::now()) {
+            return Found::Later(at);
         }
         if pool.launching.len() >= self.scheduling.most_launches {
             return Found::Nothing;
@@ -390,7 +463,7 @@ impl Scheduler {
         candidate: &Candidate,
         key: Key,
         place: Place,
-    ) -> Result<Option<Live>, Halt> {
+    ) -> Result<Launched, Halt> {
         let since_s = self.recorder.now_s();
         if !self.affords(Action::Launch { gpus: candidate.gpus() }, id, candidate, None) {
             self.pool().remove_launching(key);
@@ -402,8 +475,13 @@ impl Scheduler {
             self.free(&place, since_s);
             return Err(error.into());
         }
-        self.pool().launches += 1;
-        let launched = self.patiently(&Launch { id, candidate: candidate.clone() }).await;
+        let failed = {
+            let mut pool = self.pool();
+            pool.launches += 1;
+            pool.tries.of(key)
+        };
+        let began = Instant::now();
+        let launched = self.patiently(&Launch { id, candidate: candidate.clone(), failed }).await;
         self.pool().remove_launching(key);
         match launched {
             Ok(engine) => {
@@ -415,7 +493,7 @@ impl Scheduler {
                     return Err(error.into());
                 }
                 self.changed.notify_waiters();
-                Ok(Some(live))
+                Ok(Launched::Up(live))
             }
             Err(failure) => {
                 self.free(&place, since_s);
@@ -423,10 +501,9 @@ impl Scheduler {
                 if self.is_stopped() {
                     return Err(Halt::Interrupted);
                 }
-                self.pool().failed.push((key, failure.clone()));
-                self.recorder.record(Event::Failed { phase, failure })?;
+                let is_tried_again = self.lost(phase, key, failure, began.elapsed())?;
                 self.changed.notify_waiters();
-                Ok(None)
+                Ok(if is_tried_again { Launched::Again } else { Launched::Failed })
             }
         }
     }
@@ -461,6 +538,7 @@ impl Scheduler {
                     return Err(Failure {
                         candidate: launch.id,
                         class: FailureClass::Timeout,
+                        cause: None,
                         probe: None,
                         reason: format!(
                             "{}: given up after {:.0} s, over {PATIENCE} times what the slowest launch of this run took",
@@ -535,8 +613,20 @@ enum Found {
     Failed(Failure),
     /// Free GPUs.
     Room(Place),
+    /// It is to be tried again, but not before then.
+    Later(Instant),
     /// Idle ones that have to go.
     Evicted(Vec<Live>),
     /// It has to wait.
     Nothing,
+}
+
+/// How a launch ended.
+enum Launched {
+    /// Well.
+    Up(Live),
+    /// For good.
+    Failed,
+    /// It is tried again.
+    Again,
 }

@@ -1,5 +1,6 @@
 //! Engines that are up, and the GPUs that are free, node by node.
 
+use super::retry::Tries;
 use crate::domain::{Candidate, CandidateId, Failure, Mapping, Role};
 use crate::engine::Engine;
 
@@ -99,6 +100,8 @@ pub(super) struct Pool {
     pub(super) keeps_all: bool,
     /// Mappings that did not come up.
     pub(super) failed: Vec<(Key, Failure)>,
+    /// Those that failed and are tried again.
+    pub(super) tries: Tries,
     /// The slowest launch that worked, as a multiple of what was expected.
     pub(super) slowest: Option<f64>,
     /// GPUs times seconds, of engines that are gone.
@@ -119,6 +122,7 @@ impl Pool {
             let_go: Vec::new(),
             keeps_all: false,
             failed: Vec::new(),
+            tries: Tries::default(),
             slowest: None,
             gpu_seconds: 0.0,
             launches: 0,

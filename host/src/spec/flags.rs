@@ -145,6 +145,9 @@ pub struct Flags {
     /// Probability that a simulated launch fails for good
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub fault_rate: Option<f64>,
+    /// Probability that a simulated engine's first launch fails of something that passes
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub passing_fault_rate: Option<f64>,
     /// Of real engines.
     #[command(flatten)]
     pub engines: EngineFlags,

@@ -130,6 +130,8 @@ pub(super) struct Simulation {
     pub model_error: Option<f64>,
     /// Probability that a launch fails for good, 0 to 1.
     pub fault_rate: Option<f64>,
+    /// Probability that an engine's first launch fails of something that passes, and the next one works, 0 to 1.
+    pub passing_fault_rate: Option<f64>,
     /// Weights are loaded at this rate, bytes per second and node.
     pub load_bytes_per_second: Option<f64>,
     /// Compilation and graph capture, seconds.

@@ -879,6 +879,14 @@ impl Resolver<'_> {
                 defaults.fault_rate,
                 Range::Fraction,
             )?,
+            passing_fault_rate: part(
+                "passingFaultRate",
+                "--passing-fault-rate",
+                flags.passing_fault_rate,
+                given.passing_fault_rate,
+                defaults.passing_fault_rate,
+                Range::Fraction,
+            )?,
             load_bytes_per_second: part(
                 "loadBytesPerSecond",
                 "",

@@ -247,6 +247,9 @@ pub struct SimulationSpec {
     pub model_error: f64,
     /// Probability that a launch fails for good.
     pub fault_rate: f64,
+    /// Probability that an engine's first launch fails of something that passes, and the next one works.
+    #[serde(default)]
+    pub passing_fault_rate: f64,
     /// Weights are loaded at this rate, bytes per second and node.
     pub load_bytes_per_second: f64,
     /// Compilation and graph capture, seconds.

@@ -34,6 +34,7 @@ pub struct Metrics {
     launches: Counter,
     points: Family<Labels, Counter>,
     samples: Counter,
+    retries: Counter,
     failures: Family<Labels, Counter>,
     gpu_seconds: Counter<f64, AtomicU64>,
     finished: Gauge,
@@ -63,6 +64,7 @@ impl Default for Metrics {
             launches: Counter::default(),
             points: Family::default(),
             samples: Counter::default(),
+            retries: Counter::default(),
             failures: Family::default(),
             gpu_seconds: Counter::default(),
             finished: Gauge::default(),
@@ -99,6 +101,7 @@ impl Metrics {
         registry.register("launches", "Engines that were ordered", self.launches.clone());
         registry.register("points", "Points that were measured, by role", self.points.clone());
         registry.register("samples", "Samples behind these points", self.samples.clone());
+        registry.register("retries", "Failures after which an engine was tried again", self.retries.clone());
         registry.register("failures", "Engines and points that failed, by class", self.failures.clone());
         registry.register("gpu_seconds", "GPUs times seconds of engines that are gone", self.gpu_seconds.clone());
         registry.register("finished", "1 once the run came to its end", self.finished.clone());
@@ -183,6 +186,13 @@ impl Observer for Metrics {
                 let launching = state.held.get(&failure.candidate).is_some_and(|(_, answered)| !answered);
                 if failure.probe.is_none() && launching {
                     self.release(state, failure.candidate, record.at_s);
+                }
+            }
+            Event::Retrying { retry, .. } => {
+                self.retries.inc();
+                let id = retry.failure.candidate;
+                if state.held.get(&id).is_some_and(|(_, answered)| !answered) {
+                    self.release(state, id, record.at_s);
                 }
             }
             Event::Released { candidate } => self.release(state, *candidate, record.at_s),

@@ -15,7 +15,7 @@ use super::TelemetryError;
 use super::otlp::{BATCH_DEADLINE, Collector};
 use crate::domain::{Candidate, CandidateId, History, Probe};
 use crate::http::Origin;
-use crate::run::{Event, Observer, Phase, Record};
+use crate::run::{Event, Observer, Phase, Record, Retry};
 
 /// Spans that are left when the run ends are tried for so long.
 const LAST_SPANS: Duration = Duration::from_secs(5);
@@ -206,7 +206,7 @@ impl Observer for Traces {
                 }
                 self.end(span, at_s, None);
             }
-            Event::Failed { failure, .. } => {
+            Event::Failed { failure, .. } | Event::Retrying { retry: Retry { failure, .. }, .. } => {
                 let reason = format!("{}: {}", failure.class, failure.reason);
                 let now = self.take_now(failure.candidate);
                 self.end(now, at_s, Some(&reason));

@@ -1,7 +1,7 @@
-//! `cargo xtask bench kills [SEED]`: the program is killed some hundred times and resumed each time; what broke, as a
+//! `cargo xtask bench kills [SEED] [PART…]`: the program is killed some hundred times and resumed each time; what broke, as a
 //! Markdown report on stdout. `host/docs/safety.md` keeps a report.
 //!
-//! Nothing here passes or fails by itself; a line with anything but 0 under "breaches" is a bug. Kills are SIGKILL by an
+//! Parts are `random`, `boundaries`, `disk` and `faults`; all of them, where none is named. Nothing here passes or fails by itself; a line with anything but 0 under "breaches" is a bug. Kills are SIGKILL by an
 //! observer outside, or the kernel's at an exact byte of the journal (see `tests/src/kills.rs`).
 
 #![allow(
@@ -25,31 +25,45 @@ use sla_profiler_tests::{run, sla_profiler};
 /// Tighter intervals make the quickstart measure longer.
 const SEVERAL_ENGINES: &[&str] = &["--sweep-setting", "precision=0.008", "--no-auto-apply"];
 
+/// Half of the engines fail at first of something that passes.
+const FAILING_ENGINES: &[&str] =
+    &["--sweep-setting", "precision=0.008", "--no-auto-apply", "--passing-fault-rate", "0.5"];
+
 fn main() {
-    let seed = std::env::args().nth(1).and_then(|seed| seed.parse().ok()).unwrap_or(20_261_124);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let seed = arguments.iter().find_map(|seed| seed.parse().ok()).unwrap_or(20_261_124);
+    let parts: Vec<&String> = arguments.iter().filter(|part| part.parse::<u64>().is_err()).collect();
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| *wanted == part);
     let dir = tempfile::tempdir().expect("a temporary folder");
     println!("Seed {seed}, load average {} at the start.\n", load_average());
     let mut ready = Vec::new();
-    println!(
-        "| kills | what | runs | SIGKILL | by the kernel | torn records | breaches |\n|---|---|---|---|---|---|---|"
-    );
-    at_random("one engine at a time", SMALL, &[], 250, &mut Random::new(seed), dir.path(), &mut ready);
-    at_random(
-        "several engines at once",
-        QUICKSTART,
-        SEVERAL_ENGINES,
-        250,
-        &mut Random::new(seed),
-        dir.path(),
-        &mut ready,
-    );
-    at_every_boundary(dir.path(), &mut ready);
-    println!();
-    full_disk(dir.path());
-    println!();
-    resume(&ready);
-    println!();
-    faults(dir.path());
+    let heading =
+        "| kills | what | runs | SIGKILL | by the kernel | torn records | breaches |\n|---|---|---|---|---|---|---|";
+    if wanted("random") || wanted("boundaries") {
+        println!("{heading}");
+    }
+    if wanted("random") {
+        at_random("one engine at a time", SMALL, &[], 250, &mut Random::new(seed), dir.path(), &mut ready);
+        let (job, flags) = (QUICKSTART, SEVERAL_ENGINES);
+        at_random("several engines at once", job, flags, 250, &mut Random::new(seed), dir.path(), &mut ready);
+        let what = "several engines, first launches fail";
+        at_random(what, job, FAILING_ENGINES, 100, &mut Random::new(seed), dir.path(), &mut ready);
+    }
+    if wanted("boundaries") {
+        at_every_boundary(dir.path(), &mut ready);
+    }
+    if wanted("disk") {
+        println!();
+        full_disk(dir.path());
+    }
+    if !ready.is_empty() {
+        println!();
+        resume(&ready);
+    }
+    if wanted("faults") {
+        println!();
+        faults(dir.path());
+    }
     println!("\nLoad average {} at the end.", load_average());
 }
 
@@ -201,52 +215,61 @@ fn resume(ready: &[Duration]) {
     println!("| {} | {:.0} | {:.0} | {:.0} | {late} |", ms.len(), of(0.5), of(0.9), of(0.99));
 }
 
-/// Wall time on the cluster's clock with 30 % faulty launches against none, by seed.
+/// Wall time on the cluster's clock with 30 % faulty launches against none, by seed: those that fail for good, and those
+/// of which the first fails of something that passes.
 fn faults(dir: &Path) {
-    let mut ratios = Vec::new();
-    let (mut slowest, mut launches, mut failed) = ((0.0, 0), 0, 0);
-    for seed in 0..40_u32 {
-        let time = |rate: f64| {
-            let out = dir.join("faults");
-            let dgdr = faulty(rate, seed);
-            let mut command = sla_profiler(["-q", "profile", "--config", &dgdr, "--out"]);
-            command.arg(&out);
-            let said = run(command);
-            let events = kills::events(&out.join("journal.jsonl"));
-            let text = std::fs::read_to_string(out.join("journal.jsonl")).unwrap_or_default();
-            let last: Option<Value> = text.lines().last().and_then(|line| serde_json::from_str(line).ok());
-            let seconds = last.and_then(|record| record["at_s"].as_f64()).unwrap_or(0.0);
-            let count = |name: &str| events.iter().filter(|(of, _)| of == name).count();
-            std::fs::remove_dir_all(&out).expect("it is ours");
-            // Every candidate of a role may be faulty; then there is no answer to compare.
-            ([0, 10].contains(&said.code)).then(|| (seconds, count("launching"), count("failed")))
-        };
-        let (Some((without, ..)), Some((with, all, bad))) = (time(0.0), time(0.3)) else { continue };
-        let ratio = with / without;
-        if ratio > slowest.0 {
-            slowest = (ratio, seed);
-        }
-        launches += all;
-        failed += bad;
-        ratios.push(ratio);
-    }
-    ratios.sort_by(f64::total_cmp);
-    let of = |q| quantile(&ratios, q).unwrap_or(f64::NAN);
     println!(
-        "| seeds | launches | faulty | wall time with faults / without, median | p90 | worst (seed) |\n|---|---|---|---|---|---|"
+        "| launches that fail | seeds | launches | failed or tried again | wall time with / without, median | p90 | worst (seed) |\n|---|---|---|---|---|---|---|"
     );
-    let (worst, seed) = slowest;
-    println!("| {} | {launches} | {failed} | {:.2} | {:.2} | {worst:.2} ({seed}) |", ratios.len(), of(0.5), of(0.9));
+    for (what, lasting, passing) in [("30 % for good", 0.3, 0.0), ("30 % at first", 0.0, 0.3)] {
+        let mut ratios = Vec::new();
+        let (mut slowest, mut launches, mut failed) = ((0.0, 0), 0, 0);
+        for seed in 0..40_u32 {
+            let Some((without, ..)) = time(dir, &faulty(0.0, 0.0, seed)) else { continue };
+            let Some((with, all, bad)) = time(dir, &faulty(lasting, passing, seed)) else { continue };
+            let ratio = with / without;
+            if ratio > slowest.0 {
+                slowest = (ratio, seed);
+            }
+            launches += all;
+            failed += bad;
+            ratios.push(ratio);
+        }
+        ratios.sort_by(f64::total_cmp);
+        let of = |q| quantile(&ratios, q).unwrap_or(f64::NAN);
+        let (worst, seed) = slowest;
+        let (median, p90) = (of(0.5), of(0.9));
+        println!(
+            "| {what} | {} | {launches} | {failed} | {median:.2} | {p90:.2} | {worst:.2} ({seed}) |",
+            ratios.len()
+        );
+    }
 }
 
-fn faulty(rate: f64, seed: u32) -> String {
+/// Seconds on the cluster's clock, launches and failures of a run; nothing where every candidate of a role is faulty, so
+/// that there is no answer to compare.
+fn time(dir: &Path, dgdr: &str) -> Option<(f64, usize, usize)> {
+    let out = dir.join("faults");
+    let mut command = sla_profiler(["-q", "profile", "--config", dgdr, "--out"]);
+    command.arg(&out);
+    let said = run(command);
+    let events = kills::events(&out.join("journal.jsonl"));
+    let text = std::fs::read_to_string(out.join("journal.jsonl")).unwrap_or_default();
+    let last: Option<Value> = text.lines().last().and_then(|line| serde_json::from_str(line).ok());
+    let seconds = last.and_then(|record| record["at_s"].as_f64()).unwrap_or(0.0);
+    let count = |name: &str| events.iter().filter(|(of, _)| of == name).count();
+    std::fs::remove_dir_all(&out).expect("it is ours");
+    ([0, 10].contains(&said.code)).then(|| (seconds, count("launching"), count("failed") + count("retrying")))
+}
+
+fn faulty(lasting: f64, passing: f64, seed: u32) -> String {
     serde_json::json!({
         "model": "meta-llama/Llama-3.1-8B-Instruct",
         "hardware": { "gpuSku": "h200_sxm", "numGpusPerNode": 8, "totalGpus": 8 },
         "workload": { "isl": 3000, "osl": 150 },
         "sla": { "ttft": 300, "itl": 20 },
         "autoApply": false,
-        "profiler": { "seed": seed, "simulation": { "faultRate": rate } },
+        "profiler": { "seed": seed, "simulation": { "faultRate": lasting, "passingFaultRate": passing } },
     })
     .to_string()
 }

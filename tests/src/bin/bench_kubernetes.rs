@@ -176,7 +176,7 @@ async fn overhead() {
         *seen.lock().unwrap() = Seen::default();
         proxy.forget();
         let started = Instant::now();
-        let launch = Launch { id, candidate: candidate.clone() };
+        let launch = Launch { id, candidate: candidate.clone(), failed: 0 };
         let mut engine = cluster.launch(&launch).await.unwrap_or_else(|failure| panic!("{failure:?}"));
         let probe = Probe { candidate: id, isl: 500, osl: 50, concurrency: 1, relative_precision: 0.1, max_samples: 9 };
         engine.measure(Role::Decode, &probe, Aim::Value).await.unwrap_or_else(|failure| panic!("{failure:?}"));

@@ -78,7 +78,13 @@ impl Cluster for WorldCluster {
         tokio::time::sleep(Duration::from_secs_f64(fate.after_s)).await;
         if let Some(fault) = fate.fault {
             let class = if fault == Fault::Hangs { FailureClass::Timeout } else { FailureClass::Launch };
-            return Err(Failure { candidate: launch.id, class, probe: None, reason: "it does not come up".to_owned() });
+            return Err(Failure {
+                candidate: launch.id,
+                class,
+                cause: None,
+                probe: None,
+                reason: "it does not come up".to_owned(),
+            });
         }
         let truth = &self.world.truths[launch.id as usize];
         Ok(Box::new(WorldEngine {

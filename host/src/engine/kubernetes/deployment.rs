@@ -126,7 +126,7 @@ impl KubernetesCluster {
         let endpoint = Endpoint { url: way.url.clone(), ..options.endpoint.clone() };
         let answering = tokio::select! {
             biased;
-            reason = liveness.ended() => Err(reason),
+            ended = liveness.ended() => Err(ended.reason),
             () = bench.stop.requested() => Err("the run was asked to stop".to_owned()),
             answered = self.first_answer(&endpoint) => answered,
         };
@@ -213,7 +213,7 @@ impl Deployment for KubernetesDeployment {
         let bench = &self.bench;
         let checked = tokio::select! {
             biased;
-            reason = self.liveness.ended() => Err(ApplyError::Check(reason)),
+            ended = self.liveness.ended() => Err(ApplyError::Check(ended.reason)),
             report = served::check(bench, &self.endpoint, load, self.ready) => report,
         };
         match checked {

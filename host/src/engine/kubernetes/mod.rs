@@ -19,6 +19,7 @@ mod logs;
 mod pods;
 mod reach;
 mod waiting;
+mod warnings;
 mod watching;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 pub use reach::Reach;
+pub use waiting::NotReady;
 
 use self::deployment::Rollout;
 pub use self::load::ClientPods;
@@ -40,12 +42,12 @@ use self::watching::Watching;
 use super::served::{Bench, Keeper, Liveness, Served, Site};
 use super::{ApplyError, ApplyRequest, Cluster, Deployment, Engine, Launch};
 use crate::dgd;
-use crate::domain::{Aim, EngineFacts, Failure, FailureClass, Measurement, Probe, Role};
+use crate::domain::{Aim, EngineFacts, Failure, FailureCause, FailureClass, Measurement, Probe, Role};
 use crate::kubernetes::deployments::mark_candidate;
 use crate::kubernetes::{CANDIDATE_ANNOTATION, ClusterError, Kube, Owner};
 use crate::load::Endpoint;
 use crate::run::RunDir;
-use crate::spec::RunSpec;
+use crate::spec::{DgdApi, RunSpec};
 
 /// How long things may take that nobody can know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,6 +168,7 @@ impl KubernetesCluster {
         let failure = |class: FailureClass, reason: String| Failure {
             candidate: launch.id,
             class,
+            cause: None,
             probe: None,
             reason: format!("{}: {reason}", launch.candidate.name()),
         };
@@ -198,7 +201,9 @@ impl KubernetesCluster {
                 return Err(failure(FailureClass::Other, "given up: the run was asked to stop".to_owned()));
             }
             ready = waiting::until_ready(kube, watching.subscribe(), &logs, deadlines, launched) => {
-                ready.map_err(|not_ready| failure(not_ready.class, not_ready.reason))?;
+                ready.map_err(|not_ready| {
+                    Failure { cause: not_ready.cause, ..failure(not_ready.class, not_ready.reason) }
+                })?;
             }
         }
         // The operator may have seen pods before we do.
@@ -236,6 +241,16 @@ impl KubernetesCluster {
             _guard: guard,
         })
     }
+}
+
+/// Waits for a deployment as a launch does, without creating it and without talking to its engine.
+///
+/// # Errors
+/// If it is hopeless, or a deadline passes.
+pub async fn until_ready(kube: &Kube, api: DgdApi, name: &str, deadlines: &Deadlines) -> Result<(), NotReady> {
+    let watching = Watching::start(kube, api, name);
+    let logs = Logs::follow(kube.clone(), watching.subscribe(), None);
+    waiting::until_ready(kube, watching.subscribe(), &logs, deadlines, Instant::now()).await
 }
 
 /// Pods of a deployment that is ready are seen after this, or carry other labels than ours knows of.
@@ -347,7 +362,7 @@ impl Guard {
                     waiting::lost(&view, pods).or_else(|| {
                         (restarts(&view) > before).then(|| {
                             let who = view.pods.values().filter(|pod| pod.restarts() > 0).map(|pod| pod.name.clone());
-                            format!("a container was restarted: {}", who.collect::<Vec<_>>().join(", "))
+                            format!("a container was restarted: {}", who.collect::<Vec<_>>().join(", ")).into()
                         })
                     })
                 };
@@ -388,7 +403,10 @@ impl Engine for KubernetesEngine {
             && failure.class == FailureClass::Crash
         {
             let why = waiting::last_words(&self.cluster.0.options.kube, &self.logs, &self.watching.view()).await;
-            failure.reason.push_str(&why);
+            failure.reason.push_str(&why.text);
+            if matches!(failure.cause, None | Some(FailureCause::CrashLoop)) {
+                failure.cause = why.cause;
+            }
         }
         measured
     }
@@ -402,6 +420,7 @@ impl Engine for KubernetesEngine {
         cluster.remove(&name, Some(watching)).await.map_err(|error| Failure {
             candidate: launch.id,
             class: FailureClass::Other,
+            cause: None,
             probe: None,
             reason: error.to_string(),
         })

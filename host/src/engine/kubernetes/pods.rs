@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus};
 
-use crate::domain::FailureClass;
+use crate::domain::FailureCause;
 use crate::kubernetes::{COMPONENT_LABEL, COMPONENT_TYPE_LABEL};
 
 /// What stands in a pod's way.
@@ -14,7 +14,7 @@ pub struct Problem {
     /// Its kind, as Kubernetes calls it: `ImagePullBackOff`, `OOMKilled`, …
     pub kind: String,
     /// For the history.
-    pub class: FailureClass,
+    pub cause: FailureCause,
     /// The thing, what Kubernetes says of it, and the next step.
     pub reason: String,
     /// Whose log tells more: a container's name, and whether it is that of its previous life.
@@ -36,6 +36,12 @@ pub enum Patience {
 
 /// For [`Patience::Short`].
 pub const SHORT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a kubelet says that it pulls an image no longer so often.
+const BACK_OFF: &str = "cannot be pulled: Back-off pulling image";
+
+/// States in which an image is not there yet.
+const PULLING: [&str; 2] = ["ErrImagePull", "ImagePullBackOff"];
 
 /// One pod, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +97,21 @@ impl PodView {
         }
     }
 
+    /// The same, after what was seen of the pod before: a kubelet that backs off no longer says why.
+    #[must_use]
+    pub fn after(mut self, before: Option<&Self>) -> Self {
+        let known = before.and_then(|before| before.problem.as_ref());
+        if let (Some(problem), Some(known)) = (&mut self.problem, known)
+            && problem.kind == "ImagePullBackOff"
+            && problem.reason.contains(BACK_OFF)
+            && !problem.reason.contains("ErrImagePull: ")
+            && PULLING.contains(&known.kind.as_str())
+        {
+            *problem = Problem { kind: problem.kind.clone(), ..known.clone() };
+        }
+        self
+    }
+
     /// Whether it is one of the frontend's.
     pub fn is_frontend(&self) -> bool {
         self.component_type == "frontend" || self.component.eq_ignore_ascii_case("frontend")
@@ -114,10 +135,10 @@ impl PodView {
 }
 
 fn diagnose(pod: &Pod, status: &PodStatus) -> Option<Problem> {
-    if pod.metadata.deletion_timestamp.is_some() {
-        return None;
-    }
     let name = pod.metadata.name.as_deref().unwrap_or_default();
+    if pod.metadata.deletion_timestamp.is_some() {
+        return disrupted(name, status);
+    }
     let containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
     containers
         .filter_map(|container| container_problem(pod, name, container))
@@ -143,7 +164,7 @@ fn container_problem(pod: &Pod, pod_name: &str, container: &ContainerStatus) -> 
         let limit = memory_limit(pod, name).map_or_else(String::new, |limit| format!(" (limit {limit})"));
         return Some(Problem {
             kind: "OOMKilled".to_owned(),
-            class: FailureClass::Launch,
+            cause: FailureCause::HostMemory,
             reason: format!(
                 "{place} was killed for using more host memory than it may{limit}, exit code {}; raise its memory limit \
                  with overrides.dgd (resources.limits.memory), or use more GPUs per engine",
@@ -163,30 +184,42 @@ fn container_problem(pod: &Pod, pod_name: &str, container: &ContainerStatus) -> 
             | "ErrImageNeverPull"
             | "ImageInspectError"
             | "RegistryUnavailable" => {
+                let (cause, patience) = pull_trouble(kind, said, &container.image);
                 return Some(Problem {
                     kind: kind.to_owned(),
-                    class: FailureClass::Launch,
+                    cause,
                     reason: format!(
                         "the image {} for {place} cannot be pulled: {said}; check the image's name (spec.image, --image) \
                          and the pull secret of the namespace",
                         container.image
                     ),
                     log: None,
-                    patience: if pull_may_work_later(kind, said) { Patience::Short } else { Patience::None },
+                    patience,
                 });
             }
             "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+                // A program that is not in the image will not come; a secret may be created at this moment.
+                let no_program = ["executable file not found", "no such file or directory", "permission denied"];
+                let is_command = kind != "CreateContainerConfigError" && no_program.iter().any(|no| said.contains(no));
+                let (cause, patience) = if is_command {
+                    (FailureCause::CommandLine, Patience::None)
+                } else {
+                    (FailureCause::Missing, Patience::Short)
+                };
                 return Some(Problem {
                     kind: kind.to_owned(),
-                    class: FailureClass::Launch,
+                    cause,
                     reason: format!(
                         "{place} cannot be created: {said}; the secret, ConfigMap, volume or command that it names must exist"
                     ),
                     log: None,
-                    patience: Patience::Short,
+                    patience,
                 });
             }
-            "CrashLoopBackOff" => return Some(crash(&place, last, container.restart_count, log)),
+            // Before the first restart it has ended once only.
+            "CrashLoopBackOff" if container.restart_count > 0 => {
+                return Some(crash(&place, last, container.restart_count, log));
+            }
             _ => {}
         }
     }
@@ -211,33 +244,58 @@ fn crash(
     let said = last.and_then(|last| last.message.as_deref()).map(|message| format!(": {}", message.trim()));
     Problem {
         kind: "CrashLoopBackOff".to_owned(),
-        class: FailureClass::Launch,
+        cause: FailureCause::CrashLoop,
         reason: format!("{place} ends again and again ({restarts} restarts, {exit}){}", said.unwrap_or_default()),
         log,
         patience: Patience::None,
     }
 }
 
-/// Whether a registry's trouble sounds like one that passes.
-fn pull_may_work_later(kind: &str, said: &str) -> bool {
-    if matches!(kind, "InvalidImageName" | "ErrImageNeverPull") {
-        return false;
+/// What a kubelet's words on an image mean, and how long they may stand. It says `Back-off` without a reason after it has
+/// given one, which [`PodView::after`] remembers.
+fn pull_trouble(kind: &str, said: &str, image: &str) -> (FailureCause, Patience) {
+    // Names and digests hold any digits and words.
+    let said = said.replace(image, "").to_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    if matches!(kind, "InvalidImageName" | "ErrImageNeverPull")
+        || says(&["not found", "manifest unknown", "invalid reference", "no such host", "no match for platform"])
+    {
+        return (FailureCause::ImageMissing, Patience::None);
     }
-    let said = said.to_lowercase();
+    if says(&[
+        "unauthorized",
+        "denied",
+        "forbidden",
+        "authentication required",
+        "no basic auth",
+        "authorization failed",
+    ]) {
+        return (FailureCause::ImageDenied, Patience::None);
+    }
     let passing = [
         "timeout",
         "timed out",
+        "deadline exceeded",
         "connection",
         "i/o",
         "temporar",
         "too many requests",
+        "toomanyrequests",
+        "rate limit",
         "429",
         "500",
         "502",
         "503",
-        "eof",
+        "504",
+        "unavailable",
+        "unexpected eof",
+        ": eof",
     ];
-    passing.iter().any(|word| said.contains(word))
+    if kind == "RegistryUnavailable" || says(&passing) {
+        return (FailureCause::Registry, Patience::Short);
+    }
+    let says_nothing = said.starts_with("back-off pulling image") && !said.contains("errimagepull");
+    (FailureCause::ImageMissing, if says_nothing { Patience::Short } else { Patience::None })
 }
 
 fn memory_limit(pod: &Pod, container: &str) -> Option<String> {
@@ -248,19 +306,47 @@ fn memory_limit(pod: &Pod, container: &str) -> Option<String> {
 
 /// What the pod as a whole says.
 fn pod_problem(name: &str, status: &PodStatus) -> Option<Problem> {
-    if status.phase.as_deref() != Some("Failed") {
+    let is_lost = status.reason.as_deref() == Some("NodeLost");
+    if status.phase.as_deref() != Some("Failed") && !is_lost {
         return None;
     }
     let kind = status.reason.clone().unwrap_or_else(|| "Failed".to_owned());
     let said = status.message.as_deref().map_or_else(String::new, |message| format!(": {message}"));
-    let remedy = match kind.as_str() {
-        "Evicted" => "; its node ran out of memory or disk",
-        "NodeLost" | "NodeShutdown" | "Terminated" => "; its node went away",
-        "UnexpectedAdmissionError" => "; the node's device plugin could not give it its GPUs",
-        _ => "",
+    let (cause, remedy) = match kind.as_str() {
+        "Evicted" => (FailureCause::Evicted, "; its node ran out of memory or disk"),
+        "Preempting" | "Preempted" => (FailureCause::Evicted, "; a pod of a higher priority took its place"),
+        "NodeLost" | "NodeShutdown" | "NodeAffinity" | "Shutdown" | "Terminated" => {
+            (FailureCause::NodeLost, "; its node went away")
+        }
+        "UnexpectedAdmissionError" => {
+            (FailureCause::GpusTaken, "; the node's device plugin could not give it its GPUs")
+        }
+        kind if kind.starts_with("OutOf") => (FailureCause::GpusTaken, "; somebody else was faster on its node"),
+        _ => (disruption(status).unwrap_or(FailureCause::CrashLoop), ""),
     };
     let reason = format!("pod {name} has failed ({kind}){said}{remedy}");
-    Some(Problem { kind, class: FailureClass::Launch, reason, log: None, patience: Patience::None })
+    Some(Problem { kind, cause, reason, log: None, patience: Patience::None })
+}
+
+/// Who ends the pod, as the condition `DisruptionTarget` tells; nobody, where it is not there.
+fn disruption(status: &PodStatus) -> Option<FailureCause> {
+    let mut conditions = status.conditions.iter().flatten();
+    let target = conditions.find(|c| c.type_ == "DisruptionTarget" && c.status == "True")?;
+    match target.reason.as_deref()? {
+        "PreemptionByScheduler" | "EvictionByEvictionAPI" | "TerminationByKubelet" => Some(FailureCause::Evicted),
+        "DeletionByTaintManager" | "DeletionByPodGC" => Some(FailureCause::NodeLost),
+        _ => None,
+    }
+}
+
+/// A pod that has to go, and not because somebody deleted it.
+fn disrupted(name: &str, status: &PodStatus) -> Option<Problem> {
+    let is_lost = status.reason.as_deref() == Some("NodeLost");
+    let cause = disruption(status).or_else(|| is_lost.then_some(FailureCause::NodeLost))?;
+    let target = status.conditions.iter().flatten().find(|c| c.type_ == "DisruptionTarget");
+    let said = target.and_then(|c| c.message.as_deref()).or(status.message.as_deref()).unwrap_or("no message");
+    let reason = format!("pod {name} has to go ({cause}): {said}");
+    Some(Problem { kind: cause.to_string(), cause, reason, log: None, patience: Patience::None })
 }
 
 fn unschedulable(name: &str, status: &PodStatus) -> Option<Problem> {
@@ -285,9 +371,16 @@ fn unschedulable(name: &str, status: &PodStatus) -> Option<Problem> {
     let remedy = if remedies.is_empty() { String::new() } else { format!("; {}", remedies.join("; ")) };
     // A claim that does not exist is not waited for; everything else may become free.
     let gone = said.contains("persistentvolumeclaim") && said.contains("not found");
+    let cause = if gone || said.contains("unbound immediate PersistentVolumeClaims") {
+        FailureCause::Missing
+    } else if said.contains("Insufficient nvidia.com/gpu") {
+        FailureCause::GpusTaken
+    } else {
+        FailureCause::Unschedulable
+    };
     Some(Problem {
         kind: "Unschedulable".to_owned(),
-        class: FailureClass::Launch,
+        cause,
         reason: format!("pod {name} finds no node: {said}{remedy}"),
         log: None,
         patience: if gone { Patience::Short } else { Patience::Scheduling },

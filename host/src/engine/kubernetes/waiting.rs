@@ -16,13 +16,19 @@ use super::logs::Logs;
 use super::pods::{Patience, Problem, SHORT_PATIENCE};
 use super::watching::View;
 use crate::backends::flags::Flags;
-use crate::domain::{Backend, FailureClass, Mapping};
+use crate::backends::trouble;
+use crate::domain::{Backend, FailureCause, FailureClass, Mapping};
+use crate::engine::served::Ended;
 use crate::kubernetes::Kube;
 
 /// The operator says `failed` of an error that it tries to mend, too.
 const FAILED_PATIENCE: Duration = Duration::from_secs(20);
 /// How often deadlines are looked at while nothing happens.
 const LOOK: Duration = Duration::from_secs(1);
+/// An operator that has not touched a deployment for so long is spoken of; it may still be starting.
+const SILENCE_IS_TOLD: Duration = Duration::from_secs(8);
+/// Last lines of a log in which the cause is looked for.
+const TELLING_LINES: usize = 300;
 /// Lines of a log in a reason.
 const LINES: usize = 8;
 /// Longest line of a log in a reason, in characters.
@@ -33,19 +39,13 @@ const LINE_CHARS: usize = 300;
 pub struct NotReady {
     /// For the history.
     pub class: FailureClass,
+    /// What exactly, where it is known.
+    pub cause: Option<FailureCause>,
     /// The thing, the place, the next step.
     pub reason: String,
+    /// Since when it was known, and said in the log: what may pass has its time before it is given up.
+    pub known: Instant,
 }
-
-/// Words of engines that say that GPU memory does not suffice.
-const DOES_NOT_FIT: [&str; 6] = [
-    "CUDA out of memory",
-    "torch.OutOfMemoryError",
-    "No available memory for the cache blocks",
-    "Not enough memory. Please try to increase --mem-fraction-static",
-    "is larger than the maximum number of tokens that can be stored in KV cache",
-    "Free memory on device",
-];
 
 /// Waits until the operator says that the deployment is ready.
 ///
@@ -58,74 +58,143 @@ pub async fn until_ready(
     deadlines: &Deadlines,
     launched: Instant,
 ) -> Result<(), NotReady> {
-    let mut problems: BTreeMap<String, Instant> = BTreeMap::new();
-    let mut failed_since: Option<Instant> = None;
-    let mut seen = false;
+    let mut memory = Memory::default();
     loop {
         let now = Instant::now();
         let current = view.borrow_and_update().clone();
-        seen |= current.dgd.is_some();
-        match judge(&current, deadlines, &mut problems, &mut failed_since, seen, launched, logs.heard(), now) {
+        match judge(&current, deadlines, &mut memory, launched, logs.heard(), now) {
             Judgement::Ready => return Ok(()),
             Judgement::Wait => {}
-            Judgement::Hopeless { class, reason, of } => {
+            Judgement::Hopeless { cause, reason, known, of } => {
                 let words = match of {
                     Some((pod, problem)) => words_of(kube, logs, &pod, &problem).await,
-                    None => String::new(),
+                    None => Words::default(),
                 };
-                let class =
-                    if DOES_NOT_FIT.iter().any(|word| words.contains(word)) { FailureClass::DoesNotFit } else { class };
-                return Err(NotReady { class, reason: format!("{reason}{words}") });
+                // A container that ends again and again says in its log why.
+                let cause = match words.cause {
+                    Some(told) if matches!(cause, FailureCause::CrashLoop | FailureCause::NotReady) => told,
+                    _ => cause,
+                };
+                let class = class(cause);
+                return Err(NotReady { class, cause: Some(cause), reason: format!("{reason}{}", words.text), known });
             }
         }
         tokio::select! {
             changed = view.changed() => if changed.is_err() {
-                return Err(NotReady { class: FailureClass::Other, reason: "nobody watches it any more".to_owned() });
+                let (class, reason) = (FailureClass::Other, "nobody watches it any more".to_owned());
+                return Err(NotReady { class, cause: None, reason, known: now });
             },
             () = sleep_until(now + LOOK) => {}
         }
     }
 }
 
+/// What policies see of a cause.
+const fn class(cause: FailureCause) -> FailureClass {
+    match cause {
+        FailureCause::GpuMemory => FailureClass::DoesNotFit,
+        FailureCause::NotReady => FailureClass::Timeout,
+        _ => FailureClass::Launch,
+    }
+}
+
+/// Since when things are as they are.
+#[derive(Debug, Default)]
+struct Memory {
+    /// Each problem, counted from when it was first seen.
+    problems: BTreeMap<String, Instant>,
+    /// The operator calls the deployment failed.
+    failed: Option<Instant>,
+    /// The operator's silence was spoken of.
+    silent: Option<Instant>,
+    /// The deployment was seen.
+    seen: bool,
+}
+
 enum Judgement {
     Ready,
     Wait,
-    Hopeless { class: FailureClass, reason: String, of: Option<(String, Problem)> },
+    Hopeless {
+        cause: FailureCause,
+        reason: String,
+        known: Instant,
+        /// Whose log tells more.
+        of: Option<(String, Problem)>,
+    },
 }
 
-#[expect(clippy::too_many_arguments, reason = "it is a pure function of everything that is known")]
 fn judge(
     view: &View,
     deadlines: &Deadlines,
-    problems: &mut BTreeMap<String, Instant>,
-    failed_since: &mut Option<Instant>,
-    seen: bool,
+    memory: &mut Memory,
     launched: Instant,
     heard: Option<Instant>,
     now: Instant,
 ) -> Judgement {
-    let hopeless = |class, reason| Judgement::Hopeless { class, reason, of: None };
+    let hopeless = |cause, reason, known| Judgement::Hopeless { cause, reason, known, of: None };
+    memory.seen |= view.dgd.is_some();
     let Some(dgd) = &view.dgd else {
         // One that was deleted before the first list is never seen.
-        let gone = seen || now.duration_since(untroubled(view, launched, now)) >= deadlines.operator;
+        let gone = memory.seen || now.duration_since(untroubled(view, launched, now)) >= deadlines.operator;
         if gone && view.dgd_listed {
-            return hopeless(FailureClass::Launch, "its deployment was deleted by somebody else".to_owned());
+            return hopeless(FailureCause::Deleted, "its deployment was deleted by somebody else".to_owned(), now);
         }
         return deadline(view, deadlines, launched, heard, now);
     };
     if dgd.terminating {
-        return hopeless(FailureClass::Launch, "its deployment is being deleted by somebody else".to_owned());
+        return hopeless(FailureCause::Deleted, "its deployment is being deleted by somebody else".to_owned(), now);
     }
     if dgd.is_ready() {
         return Judgement::Ready;
     }
-    // Each problem has its time, counted from when it was first seen.
+    if let Some(judgement) = troubled(view, deadlines, memory, now) {
+        return judgement;
+    }
+    if dgd.state == "failed" {
+        let since = *memory.failed.get_or_insert(now);
+        if now.duration_since(since) >= FAILED_PATIENCE {
+            let said = dgd.complaints();
+            let cause =
+                if said.contains("exceeded quota") { FailureCause::Quota } else { FailureCause::OperatorFailed };
+            let said = if said.is_empty() { "and does not say why".to_owned() } else { said };
+            return hopeless(cause, format!("Dynamo's operator calls the deployment failed: {said}"), since);
+        }
+    } else {
+        memory.failed = None;
+    }
+    let untouched = dgd.state.is_empty() && view.pods.is_empty();
+    let silence = now.duration_since(untroubled(view, launched, now));
+    if untouched && silence >= SILENCE_IS_TOLD {
+        let since = *memory.silent.get_or_insert_with(|| {
+            tracing::warn!("Dynamo's operator has not touched the deployment for {} s", silence.as_secs());
+            now
+        });
+        if silence >= deadlines.operator {
+            let reason = format!(
+                "Dynamo's operator has not touched the deployment for {} s; is it running, and does it watch this namespace?",
+                deadlines.operator.as_secs()
+            );
+            return hopeless(FailureCause::OperatorSilent, reason, since);
+        }
+    } else {
+        memory.silent = None;
+    }
+    deadline(view, deadlines, launched, heard, now)
+}
+
+/// What pods and Events complain of: each problem has its time, counted from when it was first seen.
+fn troubled(view: &View, deadlines: &Deadlines, memory: &mut Memory, now: Instant) -> Option<Judgement> {
+    let created = view.dgd.as_ref().and_then(|dgd| dgd.created);
+    let pods = view.pods.iter().filter_map(|(name, pod)| Some((name, pod.problem.as_ref()?)));
+    // Events of an earlier deployment of the same name are still there.
+    let is_ours = |since| created.zip(since).is_none_or(|(created, since)| since >= created);
+    let warnings = view.warnings.iter().filter(|(_, warning)| is_ours(warning.created));
     let here: Vec<(&String, &Problem)> =
-        view.pods.iter().filter_map(|(name, pod)| Some((name, pod.problem.as_ref()?))).collect();
+        pods.chain(warnings.map(|(object, warning)| (object, &warning.problem))).collect();
     let key = |name: &str, problem: &Problem| format!("{name}/{:?}", problem.patience);
-    problems.retain(|known, _| here.iter().any(|(name, problem)| *known == key(name, problem)));
+    memory.problems.retain(|known, _| here.iter().any(|(name, problem)| *known == key(name, problem)));
     for (name, problem) in here {
-        let since = *problems.entry(key(name, problem)).or_insert_with(|| {
+        let since = *memory.problems.entry(key(name, problem)).or_insert_with(|| {
             tracing::warn!("{}", problem.reason);
             now
         });
@@ -139,31 +208,15 @@ fn judge(
                 Patience::None => String::new(),
                 _ => format!(" (for {} s)", patience.as_secs()),
             };
-            let reason = format!("{}{waited}", problem.reason);
-            return Judgement::Hopeless { class: problem.class, reason, of: Some((name.clone(), problem.clone())) };
+            return Some(Judgement::Hopeless {
+                cause: problem.cause,
+                reason: format!("{}{waited}", problem.reason),
+                known: since,
+                of: Some((name.clone(), problem.clone())),
+            });
         }
     }
-    if dgd.state == "failed" {
-        let since = *failed_since.get_or_insert(now);
-        if now.duration_since(since) >= FAILED_PATIENCE {
-            let said = dgd.complaints();
-            let said = if said.is_empty() { "and does not say why".to_owned() } else { said };
-            return hopeless(FailureClass::Launch, format!("Dynamo's operator calls the deployment failed: {said}"));
-        }
-    } else {
-        *failed_since = None;
-    }
-    let untouched = dgd.state.is_empty() && view.pods.is_empty();
-    if untouched && now.duration_since(untroubled(view, launched, now)) >= deadlines.operator {
-        return hopeless(
-            FailureClass::Launch,
-            format!(
-                "Dynamo's operator has not touched the deployment for {} s; is it running, and does it watch this namespace?",
-                deadlines.operator.as_secs()
-            ),
-        );
-    }
-    deadline(view, deadlines, launched, heard, now)
+    None
 }
 
 /// Since when the API server answers: one that was away was away for the operator, too.
@@ -188,49 +241,60 @@ fn deadline(view: &View, deadlines: &Deadlines, launched: Instant, heard: Option
     standing.extend(view.dgd.as_ref().map(|dgd| format!("the operator says {:?}: {}", dgd.state, dgd.complaints())));
     standing.extend(view.trouble.as_ref().map(|trouble| format!("the API server: {trouble}")));
     Judgement::Hopeless {
-        class: FailureClass::Timeout,
+        cause: FailureCause::NotReady,
         reason: format!("{what}; {}", standing.join("; ")),
+        known: now,
         of: view.pods.values().find(|pod| !pod.ready && !pod.running.is_empty()).map(|pod| {
             let log = pod.running.first().map(|container| (container.clone(), false));
             let kind = "not ready".to_owned();
-            let none =
-                Problem { kind, class: FailureClass::Timeout, reason: String::new(), log, patience: Patience::None };
+            let cause = FailureCause::NotReady;
+            let none = Problem { kind, cause, reason: String::new(), log, patience: Patience::None };
             (pod.name.clone(), none)
         }),
     }
 }
 
 /// Why a deployment that was ready no longer serves; `None` while it does.
-pub fn lost(view: &View, pods: usize) -> Option<String> {
+pub fn lost(view: &View, pods: usize) -> Option<Ended> {
+    let deleted = |reason: &str| Some(Ended { cause: Some(FailureCause::Deleted), reason: reason.to_owned() });
     match &view.dgd {
-        None if view.dgd_listed => return Some("its deployment was deleted by somebody else".to_owned()),
-        Some(dgd) if dgd.terminating => return Some("its deployment is being deleted by somebody else".to_owned()),
+        None if view.dgd_listed => return deleted("its deployment was deleted by somebody else"),
+        Some(dgd) if dgd.terminating => return deleted("its deployment is being deleted by somebody else"),
         _ => {}
     }
     if let Some(problem) = view.pods.values().find_map(|pod| pod.problem.as_ref()) {
-        return Some(problem.reason.clone());
+        return Some(Ended { cause: Some(problem.cause), reason: problem.reason.clone() });
     }
     let alive = view.pods.values().filter(|pod| !pod.terminating).count();
-    (view.pods_listed && alive < pods).then(|| format!("{} of its {pods} pods are gone", pods - alive))
+    (view.pods_listed && alive < pods).then(|| format!("{} of its {pods} pods are gone", pods - alive).into())
 }
 
-/// The last words of whoever is in trouble, for a reason.
-pub async fn last_words(kube: &Kube, logs: &Logs, view: &View) -> String {
+/// The last words of whoever is in trouble, for a reason, and what they mean.
+pub async fn last_words(kube: &Kube, logs: &Logs, view: &View) -> Words {
     match view.pods.iter().find_map(|(name, pod)| Some((name, pod.problem.as_ref()?))) {
         Some((name, problem)) => words_of(kube, logs, name, problem).await,
-        None => String::new(),
+        None => Words::default(),
     }
 }
 
-async fn words_of(kube: &Kube, logs: &Logs, pod: &str, problem: &Problem) -> String {
-    let Some((container, previous)) = &problem.log else { return String::new() };
-    let mut lines = logs.last_lines(pod, container, LINES);
+/// What a container wrote at its end.
+#[derive(Debug, Default)]
+pub struct Words {
+    /// For a reason; empty where there is nothing.
+    pub text: String,
+    /// What it means, where that is known.
+    pub cause: Option<FailureCause>,
+}
+
+async fn words_of(kube: &Kube, logs: &Logs, pod: &str, problem: &Problem) -> Words {
+    let Some((container, previous)) = &problem.log else { return Words::default() };
+    let mut lines = logs.last_lines(pod, container, TELLING_LINES);
     if lines.is_empty() {
         // It ended before anybody could follow it.
         let params = LogParams {
             container: Some(container.clone()),
             previous: *previous,
-            tail_lines: Some(LINES as i64),
+            tail_lines: Some(TELLING_LINES as i64),
             limit_bytes: Some(64 << 10),
             ..LogParams::default()
         };
@@ -241,10 +305,20 @@ async fn words_of(kube: &Kube, logs: &Logs, pod: &str, problem: &Problem) -> Str
         }
     }
     if lines.is_empty() {
-        return String::new();
+        return Words::default();
     }
-    let short = |line: &String| line.chars().take(LINE_CHARS).collect::<String>();
-    format!("; its log ends with:\n  {}", lines.iter().map(short).collect::<Vec<_>>().join("\n  "))
+    let all = lines.join("\n");
+    let told = trouble::cause(&all);
+    let short = |line: &str| line.chars().take(LINE_CHARS).collect::<String>();
+    let last = lines.iter().skip(lines.len().saturating_sub(LINES)).map(|line| short(line)).collect::<Vec<_>>();
+    let mut text = format!("; its log ends with:\n  {}", last.join("\n  "));
+    // Tracebacks of whoever noticed may follow the line that matters.
+    if let Some((_, line)) = told
+        && !last.iter().any(|known| *known == short(line))
+    {
+        text.push_str(&format!("\n  and says before: {}", short(line)));
+    }
+    Words { text, cause: told.map(|(cause, _)| cause) }
 }
 
 /// The limit on running requests of a candidate's worker, over all attention-DP ranks, as its command line has it.
@@ -267,9 +341,7 @@ mod tests {
 
     struct World {
         view: View,
-        seen: bool,
-        problems: BTreeMap<String, Instant>,
-        failed_since: Option<Instant>,
+        memory: Memory,
         launched: Instant,
         heard: Option<Instant>,
     }
@@ -279,24 +351,15 @@ mod tests {
             let dgd = DgdView { uid: "u".to_owned(), state: "pending".to_owned(), current: true, ..DgdView::default() };
             let view = View { dgd: Some(dgd), dgd_listed: true, ..View::default() };
             let launched = Instant::now();
-            Self { view, seen: true, problems: BTreeMap::new(), failed_since: None, launched, heard: None }
+            Self { view, memory: Memory { seen: true, ..Memory::default() }, launched, heard: None }
         }
 
         /// Class and reason if it is hopeless that many seconds after the launch.
         fn at(&mut self, seconds: u64) -> Option<(FailureClass, String)> {
             let now = self.launched + Duration::from_secs(seconds);
             let deadlines = Deadlines::default();
-            match judge(
-                &self.view,
-                &deadlines,
-                &mut self.problems,
-                &mut self.failed_since,
-                self.seen,
-                self.launched,
-                self.heard,
-                now,
-            ) {
-                Judgement::Hopeless { class, reason, .. } => Some((class, reason)),
+            match judge(&self.view, &deadlines, &mut self.memory, self.launched, self.heard, now) {
+                Judgement::Hopeless { cause, reason, .. } => Some((class(cause), reason)),
                 Judgement::Wait | Judgement::Ready => None,
             }
         }
@@ -321,7 +384,7 @@ mod tests {
     fn problem(patience: Patience) -> Problem {
         Problem {
             kind: "K".to_owned(),
-            class: FailureClass::Launch,
+            cause: FailureCause::CrashLoop,
             reason: "the reason".to_owned(),
             log: None,
             patience,
@@ -380,7 +443,7 @@ mod tests {
         let mut world = World::new();
         world.view.dgd = None;
         assert!(world.at(0).unwrap().1.contains("was deleted by somebody else"), "it was seen");
-        world.seen = false;
+        world.memory.seen = false;
         assert_eq!(world.at(59), None, "its first list may have been made before");
         assert!(world.at(60).unwrap().1.contains("was deleted by somebody else"));
     }
@@ -390,10 +453,10 @@ mod tests {
         let mut view = World::new().view;
         view.pods_listed = true;
         assert_eq!(lost(&view, 0), None);
-        assert!(lost(&view, 2).unwrap().contains("2 of its 2 pods"));
+        assert!(lost(&view, 2).unwrap().reason.contains("2 of its 2 pods"));
         view.dgd.as_mut().unwrap().terminating = true;
-        assert!(lost(&view, 0).unwrap().contains("being deleted"));
+        assert!(lost(&view, 0).unwrap().reason.contains("being deleted"));
         view.dgd = None;
-        assert!(lost(&view, 0).unwrap().contains("was deleted"));
+        assert!(lost(&view, 0).unwrap().reason.contains("was deleted"));
     }
 }

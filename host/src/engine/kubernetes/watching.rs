@@ -9,6 +9,7 @@ use std::pin::pin;
 
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::DynamicObject;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
@@ -18,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::pods::PodView;
+use super::warnings::{self, Warnings};
 use crate::kubernetes::{DGD_POD_LABEL, Kube};
 use crate::spec::DgdApi;
 
@@ -29,6 +31,8 @@ const LIST_PAGE: u32 = 100;
 pub struct DgdView {
     /// Its uid.
     pub uid: String,
+    /// When it was created, by the API server's clock.
+    pub created: Option<Timestamp>,
     /// `status.state`; empty while the operator has not said anything.
     pub state: String,
     /// Whether the state is about the newest spec.
@@ -48,6 +52,7 @@ impl DgdView {
         let conditions = status.get("conditions").and_then(Value::as_array).into_iter().flatten();
         Self {
             uid: object.metadata.uid.clone().unwrap_or_default(),
+            created: object.metadata.creation_timestamp.as_ref().map(|time| time.0),
             state: text(&status, "state"),
             // Older operators do not say what they have observed.
             current: observed.zip(generation).is_none_or(|(observed, generation)| observed >= generation),
@@ -76,6 +81,8 @@ pub struct View {
     pub dgd: Option<DgdView>,
     /// Its pods by name.
     pub pods: BTreeMap<String, PodView>,
+    /// What Events say that nothing else does.
+    pub warnings: Warnings,
     /// Whether deployments were listed at least once.
     pub dgd_listed: bool,
     /// Whether pods were listed at least once.
@@ -113,7 +120,12 @@ impl Watching {
     /// Begins to watch the deployment of that name, whether it exists yet or not.
     pub fn start(kube: &Kube, api: DgdApi, name: &str) -> Self {
         let (sender, view) = watch::channel(View::default());
-        Self { view, tasks: vec![watch_dgd(kube, api, name, sender.clone()), watch_pods(kube, name, sender)] }
+        let tasks = vec![
+            watch_dgd(kube, api, name, sender.clone()),
+            watch_pods(kube, name, sender.clone()),
+            warnings::watch(kube, name, sender),
+        ];
+        Self { view, tasks }
     }
 
     /// Without pods.
@@ -200,6 +212,7 @@ fn on_pod(view: &mut View, listing: &mut BTreeMap<String, PodView>, event: Resul
         }
         Ok(Event::InitApply(pod)) => {
             let pod = PodView::new(&pod);
+            let pod = pod.clone().after(view.pods.get(&pod.name));
             listing.insert(pod.name.clone(), pod);
             return false;
         }
@@ -207,12 +220,17 @@ fn on_pod(view: &mut View, listing: &mut BTreeMap<String, PodView>, event: Resul
             view.pods_listed = true;
             let listed = std::mem::take(listing);
             let changed = view.pods != listed;
+            for pod in listed.values() {
+                warnings::settle(&mut view.warnings, pod, !view.pods.contains_key(&pod.name));
+            }
             view.pods = listed;
             changed
         }
         Ok(Event::Apply(pod)) => {
             let pod = PodView::new(&pod);
+            let pod = pod.clone().after(view.pods.get(&pod.name));
             let changed = view.pods.get(&pod.name) != Some(&pod);
+            warnings::settle(&mut view.warnings, &pod, !view.pods.contains_key(&pod.name));
             view.pods.insert(pod.name.clone(), pod);
             changed
         }

@@ -303,6 +303,7 @@ impl Cluster for LocalCluster {
         let fail = |class, reason: String| Failure {
             candidate: launch.id,
             class,
+            cause: None,
             probe: None,
             reason: format!("{}: {reason}", launch.candidate.name()),
         };
@@ -359,7 +360,13 @@ impl Engine for LocalEngine {
 
     async fn shutdown(self: Box<Self>) -> Result<(), Failure> {
         let candidate = self.served.facts().candidate;
-        self.group.end().await.map_err(|reason| Failure { candidate, class: FailureClass::Other, probe: None, reason })
+        self.group.end().await.map_err(|reason| Failure {
+            candidate,
+            class: FailureClass::Other,
+            cause: None,
+            probe: None,
+            reason,
+        })
     }
 }
 

@@ -9,13 +9,17 @@ use tokio::process::{Child, ChildStdin};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::engine::served::{Keeper, Liveness};
+use crate::backends::trouble;
+use crate::engine::served::{Ended, Keeper, Liveness};
 use crate::process::log;
 use crate::process::owner::Owner;
 use crate::process::supervise::Supervised;
 
 /// Last lines of a dead process that go into the reason.
 const LAST_LINES: usize = 8;
+
+/// Last lines in which the cause is looked for.
+const TELLING_LINES: usize = 300;
 
 /// Longest reason: a log line may be anything.
 const LONGEST_REASON: usize = 2000;
@@ -136,16 +140,26 @@ fn ending(code: i32) -> String {
     }
 }
 
-fn epitaph(name: &str, how: &str, path: &Path) -> String {
+fn epitaph(name: &str, how: &str, path: &Path) -> Ended {
     let text = log::read(path).unwrap_or_default();
+    let said = log::last_lines(&text, TELLING_LINES).join("\n");
+    let cause = trouble::cause(&said);
     let lines = log::last_lines(&text, LAST_LINES).join("\n");
     let words = if lines.is_empty() {
         format!("{name} ended: {how}; it wrote nothing ({})", path.display())
     } else {
         format!("{name} ended: {how}; its last lines ({}):\n{lines}", path.display())
     };
-    match words.char_indices().nth(LONGEST_REASON) {
+    let reason = match words.char_indices().nth(LONGEST_REASON) {
         Some((at, _)) => format!("{}…", words.get(..at).unwrap_or_default()),
         None => words,
+    };
+    match cause {
+        // Tracebacks of whoever noticed may follow.
+        Some((cause, line)) if !reason.contains(line) => {
+            let line: String = line.chars().take(LONGEST_REASON / 4).collect();
+            Ended { cause: Some(cause), reason: format!("{reason}\nbefore that: {line}") }
+        }
+        known => Ended { cause: known.map(|(cause, _)| cause), reason },
     }
 }

@@ -2,14 +2,31 @@
 
 use tokio::sync::watch;
 
+use crate::domain::FailureCause;
+
+/// Why an engine is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Where it is known.
+    pub cause: Option<FailureCause>,
+    /// Exit code and last log lines, or the reason of the pod.
+    pub reason: String,
+}
+
+impl<T: Into<String>> From<T> for Ended {
+    /// Nobody knows the cause.
+    fn from(reason: T) -> Self {
+        Self { cause: None, reason: reason.into() }
+    }
+}
+
 /// The end that whoever runs the engine holds.
 #[derive(Debug)]
-pub struct Keeper(watch::Sender<Option<String>>);
+pub struct Keeper(watch::Sender<Option<Ended>>);
 
 impl Keeper {
-    /// The engine is gone for good, and why: exit code and last log lines, or the reason of the pod. The first word
-    /// counts.
-    pub fn ended(&self, reason: impl Into<String>) {
+    /// The engine is gone for good, and why. The first word counts.
+    pub fn ended(&self, reason: impl Into<Ended>) {
         self.0.send_if_modified(|known| {
             let first = known.is_none();
             if first {
@@ -22,7 +39,7 @@ impl Keeper {
 
 /// The end that waits and measures. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Liveness(watch::Receiver<Option<String>>);
+pub struct Liveness(watch::Receiver<Option<Ended>>);
 
 impl Liveness {
     /// Both ends.
@@ -32,12 +49,12 @@ impl Liveness {
     }
 
     /// Why the engine is gone; `None` while it may live.
-    pub fn reason(&self) -> Option<String> {
+    pub fn reason(&self) -> Option<Ended> {
         self.0.borrow().clone()
     }
 
     /// Waits until the engine is gone and says why; for ever where nobody will know.
-    pub async fn ended(&self) -> String {
+    pub async fn ended(&self) -> Ended {
         let mut receiver = self.0.clone();
         let reason = receiver.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
         match reason {
@@ -64,8 +81,8 @@ mod tests {
         });
         keeper.ended("exit code 3");
         keeper.ended("killed while being ended");
-        assert_eq!(waiting.await.unwrap(), "exit code 3");
-        assert_eq!(liveness.reason().as_deref(), Some("exit code 3"));
+        assert_eq!(waiting.await.unwrap().reason, "exit code 3");
+        assert_eq!(liveness.reason(), Some("exit code 3".into()));
     }
 
     #[tokio::test(start_paused = true)]

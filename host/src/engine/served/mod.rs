@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub use capacity::TOLERANCE;
 pub use check::check;
-pub use liveness::{Keeper, Liveness};
+pub use liveness::{Ended, Keeper, Liveness};
 pub use metrics::Look;
 
 use self::capacity::Words;
@@ -167,10 +167,10 @@ impl Served {
         let mut served =
             Self { job, generator, settings, http, stop, reports, launch, site, liveness, facts, without_metrics };
         let left = served.settings.launch_deadline.saturating_sub(launched.elapsed());
-        served
-            .first_answer(left, &served.stop)
-            .await
-            .map_err(|not_ready| served.failure(not_ready.class, None, &not_ready.reason))?;
+        served.first_answer(left, &served.stop).await.map_err(|not_ready| {
+            let class = not_ready.class;
+            Failure { cause: not_ready.cause, ..served.failure(class, None, &not_ready.reason) }
+        })?;
         let launch_s = launched.elapsed().as_secs_f64();
         let facts = served.settle(&log.await, asked_max_running, launch_s).await;
         served.facts = facts.map_err(|reason| served.failure(FailureClass::Launch, None, &reason))?;
@@ -194,7 +194,18 @@ impl Served {
             Some(p) => format!("{} at isl {}, osl {}, concurrency {}", candidate.name(), p.isl, p.osl, p.concurrency),
             None => candidate.name(),
         };
-        Failure { candidate: self.launch.id, class, probe: probe.copied(), reason: format!("{place}: {reason}") }
+        Failure {
+            candidate: self.launch.id,
+            class,
+            cause: None,
+            probe: probe.copied(),
+            reason: format!("{place}: {reason}"),
+        }
+    }
+
+    /// It is gone.
+    fn lost(&self, ended: &Ended) -> Failure {
+        Failure { cause: ended.cause, ..self.failure(FailureClass::Crash, None, &ended.reason) }
     }
 
     const fn ranks(&self) -> u32 {
@@ -293,8 +304,8 @@ impl Served {
     /// # Errors
     /// Without a probe: the engine is gone. With one: this point is no good, and why.
     pub async fn measure(&self, role: Role, probe: &Probe, aim: Aim) -> Result<Measurement, Failure> {
-        if let Some(reason) = self.liveness.reason() {
-            return Err(self.failure(FailureClass::Crash, None, &reason));
+        if let Some(ended) = self.liveness.reason() {
+            return Err(self.lost(&ended));
         }
         let point = Point {
             deadline: self.settings.point_deadline,
@@ -308,7 +319,7 @@ impl Served {
         let mut looks = Looks::default();
         let outcome = tokio::select! {
             biased;
-            reason = self.liveness.ended() => return Err(self.failure(FailureClass::Crash, None, &reason)),
+            ended = self.liveness.ended() => return Err(self.lost(&ended)),
             outcome = self.generator.measure(&self.site.endpoint, &point) => outcome,
             // Never ends.
             () = self.watch(&mut looks) => Err(LoadError::Setup("the engine's metrics ended".to_owned())),
@@ -327,8 +338,8 @@ impl Served {
     /// What a generator's error means for the engine.
     async fn load_failure(&self, probe: &Probe, error: LoadError) -> Failure {
         // A dying engine breaks its connections before anybody finds it dead.
-        if let Ok(reason) = timeout(GRACE_OF_DEATH, self.liveness.ended()).await {
-            return self.failure(FailureClass::Crash, None, &reason);
+        if let Ok(ended) = timeout(GRACE_OF_DEATH, self.liveness.ended()).await {
+            return self.lost(&ended);
         }
         let reason = error.to_string();
         match error {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Served, Stop};
-use crate::domain::FailureClass;
+use super::{Ended, Served, Stop};
+use crate::domain::{FailureCause, FailureClass};
 use crate::http::{HttpError, Origin, Response};
 use crate::load::Endpoint;
 
@@ -34,7 +34,19 @@ enum Try {
 /// Why an engine never answered.
 pub(super) struct NotReady {
     pub class: FailureClass,
+    pub cause: Option<FailureCause>,
     pub reason: String,
+}
+
+impl NotReady {
+    /// It ended before it answered.
+    fn of_launch(ended: Ended) -> Self {
+        let class = match ended.cause {
+            Some(FailureCause::GpuMemory) => FailureClass::DoesNotFit,
+            _ => FailureClass::Launch,
+        };
+        Self { class, cause: ended.cause, reason: ended.reason }
+    }
 }
 
 impl Served {
@@ -46,12 +58,14 @@ impl Served {
         let mut said = "nothing yet".to_owned();
         let outcome = tokio::select! {
             biased;
-            reason = self.liveness.ended() => Err(NotReady { class: FailureClass::Launch, reason }),
+            ended = self.liveness.ended() => Err(NotReady::of_launch(ended)),
             () = stop.requested() => {
-                Err(NotReady { class: FailureClass::Other, reason: "given up: the run was asked to stop".to_owned() })
+                let reason = "given up: the run was asked to stop".to_owned();
+                Err(NotReady { class: FailureClass::Other, cause: None, reason })
             }
             outcome = timeout_at(end, self.try_until_ready(&mut said)) => outcome.unwrap_or_else(|_| {
-                Err(NotReady { class: FailureClass::Timeout, reason: String::new() })
+                let cause = Some(FailureCause::NotReady);
+                Err(NotReady { class: FailureClass::Timeout, cause, reason: String::new() })
             }),
         };
         outcome.map_err(|not_ready| match not_ready.class {
@@ -68,7 +82,7 @@ impl Served {
     }
 
     async fn try_until_ready(&self, said: &mut String) -> Result<(), NotReady> {
-        let never = |reason: String| Err(NotReady { class: FailureClass::Launch, reason });
+        let never = |reason: String| Err(NotReady { class: FailureClass::Launch, cause: None, reason });
         let origin: Origin = match self.site.endpoint.url.parse() {
             Ok(origin) => origin,
             Err(error) => return never(HttpError::to_string(&error)),

@@ -3,7 +3,7 @@
 use super::core::EngineShape;
 use crate::domain::memory::weight_bytes_per_gpu;
 use crate::domain::random::{self, Random};
-use crate::domain::{Backend, FailureClass, Job, Mapping};
+use crate::domain::{Backend, FailureCause, FailureClass, Job, Mapping};
 use crate::spec::SimulationSpec;
 
 /// Launch times vary by this fraction: image caches, disks and neighbours.
@@ -26,17 +26,49 @@ pub(super) fn expected_s(job: &Job, mapping: &Mapping, simulation: &SimulationSp
     load_s + simulation.compile_s.max(0.0) + simulation.warmup_s.max(0.0)
 }
 
-/// What becomes of a launch: decided by seed and mapping, so that trying again does not help. Not by the role: one engine
-/// serves both, and who has it launched first may be another one once a run is resumed.
+/// What becomes of a launch: decided by seed, mapping and how often it failed before, never by when it is tried. Not by the
+/// role: one engine serves both, and who has it launched first may be another one once a run is resumed.
 pub(super) struct Fate {
     /// Time until it is known.
     pub(super) after_s: f64,
     /// Absent: the engine comes up.
-    pub(super) fault: Option<(FailureClass, String)>,
+    pub(super) fault: Option<Fault>,
+}
+
+/// Why it does not come up.
+pub(super) struct Fault {
+    pub(super) class: FailureClass,
+    /// Only of what passes.
+    pub(super) cause: Option<FailureCause>,
+    pub(super) reason: String,
 }
 
 /// Draws it.
-pub(super) fn fate(job: &Job, mapping: &Mapping, simulation: &SimulationSpec) -> Fate {
+pub(super) fn fate(job: &Job, mapping: &Mapping, simulation: &SimulationSpec, failed: u32) -> Fate {
+    match passing(job, mapping, simulation) {
+        Some(fate) if failed == 0 => fate,
+        _ => lasting(job, mapping, simulation),
+    }
+}
+
+/// A fault of the first launch.
+fn passing(job: &Job, mapping: &Mapping, simulation: &SimulationSpec) -> Option<Fate> {
+    let mut random = Random::new(&[u64::from(job.seed), random::text("passing"), random::text(&mapping.label())]);
+    if random.uniform() >= simulation.passing_fault_rate {
+        return None;
+    }
+    let after_s = expected_s(job, mapping, simulation) * random.uniform();
+    let (cause, what) = match random.next() % 4 {
+        0 => (FailureCause::Evicted, "the pod was evicted: its node ran low on ephemeral storage"),
+        1 => (FailureCause::NodeLost, "the pod's node is gone"),
+        2 => (FailureCause::Registry, "the image cannot be pulled: 503 Service Unavailable"),
+        _ => (FailureCause::Connection, "connection reset by peer while downloading weights"),
+    };
+    let reason = format!("simulated fault that passes: {what}");
+    Some(Fate { after_s, fault: Some(Fault { class: FailureClass::Launch, cause: Some(cause), reason }) })
+}
+
+fn lasting(job: &Job, mapping: &Mapping, simulation: &SimulationSpec) -> Fate {
     let mut random = Random::new(&[u64::from(job.seed), random::text("launch"), random::text(&mapping.label())]);
     let expected_s = expected_s(job, mapping, simulation) * random.around_one(LAUNCH_JITTER);
     if random.uniform() >= simulation.fault_rate {
@@ -73,7 +105,7 @@ pub(super) fn fate(job: &Job, mapping: &Mapping, simulation: &SimulationSpec) ->
             format!("simulated fault: not ready after {READY_TIMEOUT_S} s; the last event is FailedScheduling"),
         ),
     };
-    Fate { after_s, fault: Some((class, reason)) }
+    Fate { after_s, fault: Some(Fault { class, cause: None, reason }) }
 }
 
 /// What the engine writes to its log on the way up: the lines from which NVIDIA's profiler reads the KV capacity,
@@ -129,6 +161,7 @@ mod tests {
             noise_cv: 0.03,
             model_error: 0.1,
             fault_rate,
+            passing_fault_rate: 0.0,
             load_bytes_per_second: 2e9,
             compile_s: 40.0,
             warmup_s: 10.0,
@@ -150,7 +183,7 @@ mod tests {
         let mut classes = std::collections::BTreeMap::new();
         for seed in 0..1000 {
             job.seed = seed;
-            if let Some((class, reason)) = fate(&job, &Mapping::tensor(2), &simulation(0.3)).fault {
+            if let Some(Fault { class, reason, .. }) = fate(&job, &Mapping::tensor(2), &simulation(0.3), 0).fault {
                 assert!(reason.starts_with("simulated fault: "), "{reason}");
                 *classes.entry(class.to_string()).or_insert(0) += 1;
             }
@@ -158,8 +191,26 @@ mod tests {
         let faults: i32 = classes.values().sum();
         assert!((250..350).contains(&faults), "{classes:?}");
         assert_eq!(classes.len(), 2, "{classes:?}");
-        assert!(fate(&job, &Mapping::tensor(2), &simulation(0.0)).fault.is_none());
-        assert!(fate(&job, &Mapping::tensor(2), &simulation(1.0)).fault.is_some());
+        assert!(fate(&job, &Mapping::tensor(2), &simulation(0.0), 0).fault.is_none());
+        assert!(fate(&job, &Mapping::tensor(2), &simulation(1.0), 9).fault.is_some());
+    }
+
+    #[test]
+    fn a_fault_that_passes_is_one_of_the_first_launch_and_changes_nothing_of_the_next() {
+        let mut job = job(llama_8b_fp8(), hardware(h100(), 8));
+        let passing = SimulationSpec { passing_fault_rate: 0.3, ..simulation(0.0) };
+        let mut faults = 0;
+        for seed in 0..1000 {
+            job.seed = seed;
+            let mapping = Mapping::tensor(2);
+            if let Some(fault) = fate(&job, &mapping, &passing, 0).fault {
+                assert!(fault.cause.is_some() && fault.reason.starts_with("simulated fault that passes"));
+                faults += 1;
+            }
+            let (again, without) = (fate(&job, &mapping, &passing, 1), fate(&job, &mapping, &simulation(0.0), 0));
+            assert!(again.fault.is_none() && again.after_s.to_bits() == without.after_s.to_bits());
+        }
+        assert!((250..350).contains(&faults), "{faults}");
     }
 
     #[test]

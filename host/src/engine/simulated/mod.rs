@@ -178,6 +178,7 @@ impl Cluster for SimulatedCluster {
         let fail = |class, reason: String| Failure {
             candidate: launch.id,
             class,
+            cause: None,
             probe: None,
             reason: format!("{}: {reason}", launch.candidate.name()),
         };
@@ -185,10 +186,10 @@ impl Cluster for SimulatedCluster {
             .map_err(|reason| fail(FailureClass::Launch, reason))?;
         let shape = EngineShape::new(job, job.backend, &mapping)
             .map_err(|reason| fail(FailureClass::DoesNotFit, reason.to_string()))?;
-        let fate = launch::fate(job, &mapping, simulation);
+        let fate = launch::fate(job, &mapping, simulation, launch.failed);
         tokio::time::sleep(seconds(fate.after_s)).await;
-        if let Some((class, reason)) = fate.fault {
-            return Err(fail(class, reason));
+        if let Some(launch::Fault { class, cause, reason }) = fate.fault {
+            return Err(Failure { cause, ..fail(class, reason) });
         }
         Ok(Box::new(SimulatedEngine {
             world: Arc::clone(&self.world),
@@ -286,6 +287,7 @@ impl Engine for SimulatedEngine {
         let fail = |class, reason: String| Failure {
             candidate: self.candidate(),
             class,
+            cause: None,
             probe: Some(*probe),
             reason: format!(
                 "{role} {} at isl {}, osl {}, concurrency {}: {reason}",

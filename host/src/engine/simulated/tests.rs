@@ -10,6 +10,7 @@ fn simulation() -> SimulationSpec {
         noise_cv: 0.03,
         model_error: 0.1,
         fault_rate: 0.0,
+        passing_fault_rate: 0.0,
         load_bytes_per_second: 2e9,
         compile_s: 40.0,
         warmup_s: 10.0,
@@ -22,7 +23,7 @@ fn virtually<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn launch_of(job: &Job, id: CandidateId, role: Role, mapping: Mapping) -> Launch {
-    Launch { id, candidate: Candidate { role, mapping, prior: search_space::prior(job, role, &mapping) } }
+    Launch { id, candidate: Candidate { role, mapping, prior: search_space::prior(job, role, &mapping) }, failed: 0 }
 }
 
 fn probe(isl: u32, osl: u32, concurrency: u32) -> Probe {

@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn a_failed_engine_has_concurrency_zero() {
         let probe = Probe { candidate: 1, isl: 10, osl: 20, concurrency: 30, relative_precision: 0.1, max_samples: 5 };
-        let failure = |class, probe| Failure { candidate: 1, class, probe, reason: "no".into() };
+        let failure = |class, probe| Failure { candidate: 1, class, cause: None, probe, reason: "no".into() };
         let table = history(&History {
             facts: vec![EngineFacts { candidate: 1, kv_tokens: 2, max_running: 3, launch_s: 4.0, kv_sources: vec![] }],
             measurements: vec![],

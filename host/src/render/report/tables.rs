@@ -174,12 +174,18 @@ pub(super) fn rejected(report: &Report<'_>) -> Html {
 pub(super) fn failures(report: &Report<'_>) -> Html {
     let mut html = Html::default();
     for record in report.recording.records() {
-        let Event::Failed { phase, failure } = &record.event else { continue };
+        let (phase, failure, then) = match &record.event {
+            Event::Failed { phase, failure } => (phase, failure, String::new()),
+            Event::Retrying { phase, retry } => {
+                (phase, &retry.failure, format!("; tried again after {:.0} s", retry.pause_s))
+            }
+            _ => continue,
+        };
         let name =
             report.recording.candidate(failure.candidate).map(crate::domain::Candidate::name).unwrap_or_default();
         html = html.raw("<tr>").element("td class=\"n\"", &clock(record.at_s)).element("td", phase.title());
-        html = html.element("th scope=\"row\"", &name).element("td", &failure.class.to_string());
-        html = html.element("td class=\"why\"", &failure.reason).raw("</tr>\n");
+        html = html.element("th scope=\"row\"", &name).element("td", &class_text(failure));
+        html = html.element("td class=\"why\"", &format!("{}{then}", failure.reason)).raw("</tr>\n");
     }
     if html.is_empty() {
         return html;
@@ -188,6 +194,11 @@ pub(super) fn failures(report: &Report<'_>) -> Html {
         .raw("<h3>Failures</h3>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Failures\"><table>");
     let columns = [("at", true), ("phase", false), ("candidate", false), ("class", false), ("reason", false)];
     head(top, &columns).raw(&html.0).raw("</tbody></table></div>\n")
+}
+
+/// `launch failed (evicted)`
+fn class_text(failure: &crate::domain::Failure) -> String {
+    failure.cause.map_or_else(|| failure.class.to_string(), |cause| format!("{} ({cause})", failure.class))
 }
 
 pub(super) fn totals(report: &Report<'_>) -> Html {

@@ -40,6 +40,8 @@ const REPORTS: &[Report] = &[
         needs: &[Need::Servers, Need::Plugins, Need::Profiler],
     },
     Report { name: "kills", program: Program::Binary("bench_kills"), needs: &[Need::Plugins, Need::Profiler] },
+    Report { name: "faults", program: Program::Binary("bench_faults"), needs: &[] },
+    Report { name: "report", program: Program::Binary("bench_report"), needs: &[Need::Plugins, Need::Profiler] },
     Report { name: "planner", program: Program::Example("bench_planner"), needs: &[] },
     Report { name: "worlds", program: Program::Binary("bench_worlds"), needs: &[Need::Plugins] },
 ];
