@@ -190,7 +190,7 @@ pub struct Cost {
     pub gpu_seconds: f64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+/// Of a reference, as serde wants it.
 const fn is_zero(count: &u32) -> bool {
     *count == 0
 }

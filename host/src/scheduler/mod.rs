@@ -68,10 +68,13 @@ impl Scheduling {
 }
 
 /// A launch is given up after this many times what the slowest one took that worked, ...
-const PATIENCE: f64 = 3.0;
+const PATIENCE: f64 = 2.0;
 
 /// ... and this long, in seconds: quick launches differ by more.
-const LEAST_PATIENCE_S: f64 = 60.0;
+const LEAST_PATIENCE_S: f64 = 30.0;
+
+/// Before any launch worked, the slowest one is taken to take so many times its forecast.
+const DOUBT: f64 = 1.5;
 
 /// Why measuring ended before it was done.
 #[derive(Debug, thiserror::Error)]
@@ -515,7 +518,7 @@ impl Scheduler {
         let mut launching = self.cluster.launch(launch);
         loop {
             let changed = self.changed.notified();
-            let slowest = self.pool().slowest.filter(|_| self.cluster.can_abandon_launches());
+            let slowest = self.cluster.can_abandon_launches().then(|| self.pool().slowest.unwrap_or(DOUBT));
             let patience_s = slowest.map(|ratio| PATIENCE * ratio * expected_s + LEAST_PATIENCE_S);
             let deadline = patience_s.and_then(|s| Duration::try_from_secs_f64(s).ok()).map(|s| started + s);
             let late = async {
@@ -541,7 +544,7 @@ impl Scheduler {
                         cause: None,
                         probe: None,
                         reason: format!(
-                            "{}: given up after {:.0} s, over {PATIENCE} times what the slowest launch of this run took",
+                            "{}: given up after {:.0} s, over {PATIENCE} times what launches take here",
                             launch.candidate.name(),
                             started.elapsed().as_secs_f64(),
                         ),

@@ -64,7 +64,7 @@ fn load_average() -> String {
 
 fn report(dir: &Path) -> (std::path::PathBuf, usize) {
     let out = dir.join("run");
-    let job = MANY_POINTS.replace("PREFILL", "40").replace("DECODE", "28");
+    let job = MANY_POINTS.replace("PREFILL", "60").replace("DECODE", "29");
     let said = run(profile(&job, &out, &[]));
     assert!([0, 10].contains(&said.code), "{}", said.err);
     let points = sla_profiler_tests::kills::events(&out.join("journal.jsonl"));

@@ -79,6 +79,7 @@ pub const HEALTHY: &[Case] = &[
 pub fn draw(case: Case, seed: u64) -> Script {
     let mut writer = Writer::new(seed);
     (case.1)(&mut writer);
+    writer.disturb();
     Script { timeline: writer.timeline, wanted: writer.wanted, visible: s(writer.visible) }
 }
 
@@ -100,6 +101,28 @@ impl Writer {
         let mut random = Random::new(seed);
         let worker = format!("{NAME}-vllmworker-{:05x}", random.below(1 << 20));
         Self { random, timeline: Timeline::default(), wanted: None, visible: 0.0, worker }
+    }
+
+    /// As clusters are: each kind of object is told of some time later, and beside the worker there may be others, which
+    /// are well.
+    fn disturb(&mut self) {
+        let lags = [Kind::Dgd, Kind::Pod, Kind::Event].map(|kind| (kind, self.between(0.0, 2.0)));
+        let has_pods = self.timeline.changes.iter().any(|c| c.kind == Kind::Pod);
+        // Whatever the others do is a sign of life.
+        let is_silence = self.wanted == Some(FailureCause::NotReady);
+        let others = if has_pods && !is_silence { self.random.below(3) } else { 0 };
+        for n in 0..others {
+            let name = format!("{NAME}-vllmworker-well{n}");
+            let at = self.between(5.0, 300.0);
+            self.pod_named(at, &name, "VllmWorker", waiting("ContainerCreating", ""), false);
+            let status = container(&json!({ "running": {} }), &json!({}), 0, false);
+            let up = at + self.between(1.0, 60.0);
+            self.pod_named(up, &name, "VllmWorker", status, false);
+        }
+        for change in &mut self.timeline.changes {
+            let lag = lags.iter().find(|(kind, _)| *kind == change.kind).map_or(0.0, |(_, lag)| *lag);
+            change.at += s(lag);
+        }
     }
 
     fn between(&mut self, from: f64, to: f64) -> f64 {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::pin;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Event as KubeEvent;
@@ -22,6 +23,9 @@ use crate::kubernetes::Kube;
 
 /// Events that are listed at once.
 const LIST_PAGE: u32 = 500;
+
+/// Pods that have not started after this time make one look at Events.
+const UNTIL_ASKED: Duration = Duration::from_secs(5);
 
 /// One of them, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +45,11 @@ pub(super) fn watch(kube: &Kube, name: &str, sender: watch::Sender<View>) -> Joi
     let config = watcher::Config::default().fields("type=Warning").page_size(LIST_PAGE);
     let prefix = format!("{name}-");
     tokio::spawn(async move {
+        // What starts in time needs none of it.
+        tokio::time::sleep(UNTIL_ASKED).await;
+        if sender.subscribe().wait_for(is_held_up).await.is_err() {
+            return;
+        }
         let mut stream = pin!(watcher::watcher(events, config).default_backoff());
         while let Some(event) = stream.next().await {
             match event {
@@ -65,6 +74,12 @@ pub(super) fn watch(kube: &Kube, name: &str, sender: watch::Sender<View>) -> Joi
             }
         }
     })
+}
+
+/// Whether anybody has yet to start.
+fn is_held_up(view: &View) -> bool {
+    let workers = || view.pods.values().filter(|pod| !pod.is_frontend());
+    workers().next().is_none() || workers().any(|pod| pod.started.is_empty())
 }
 
 fn is_forbidden(error: &watcher::Error) -> bool {
