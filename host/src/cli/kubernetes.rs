@@ -203,7 +203,9 @@ impl Connection {
                 Ok(true) => lease.delete().await,
                 Ok(false) => {
                     let namespace = &self.kube.namespace;
-                    tracing::warn!("not everything of this run is gone; `sla-profiler gc --namespace {namespace}` removes it");
+                    tracing::warn!(
+                        "not everything of this run is gone; `sla-profiler gc --namespace {namespace}` removes it"
+                    );
                     lease.give_back().await
                 }
                 Err(error) => Err(error),

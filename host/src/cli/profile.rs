@@ -277,8 +277,18 @@ impl Args {
 
     /// Everything from the run directory to the last phase.
     fn measure(&self, runtime: &Runtime, prepared: Prepared<'_>) -> Result<(Done, RunDir), AppError> {
-        let Prepared { session, source, spec, space, policies, mut predicting, spec_sha256, equipment, mut signals, .. } =
-            prepared;
+        let Prepared {
+            session,
+            source,
+            spec,
+            space,
+            policies,
+            mut predicting,
+            spec_sha256,
+            equipment,
+            mut signals,
+            ..
+        } = prepared;
         let (is_real, only_role) = (self.cluster.is_real(), self.cluster.only_role());
         let existing = match (self.force, self.resume) {
             (true, _) => Existing::Replace,

@@ -26,9 +26,7 @@ use super::error::{Action, ClusterError};
 use super::lease::run::{self, LEASE_LABEL};
 use super::lease::{Claim, Holder, LEASES, LOOK, Lease, Life, Seen, Work, at_once, holder_text};
 use super::resources::{DGDS, dgd};
-use super::{
-    CANDIDATE_ANNOTATION, DGD_POD_LABEL, JOB_POD_LABEL, LOAD_LABEL, MANAGED_BY, REQUEST_LABEL, RUN_LABEL,
-};
+use super::{CANDIDATE_ANNOTATION, DGD_POD_LABEL, JOB_POD_LABEL, LOAD_LABEL, MANAGED_BY, REQUEST_LABEL, RUN_LABEL};
 use crate::spec::DgdApi;
 
 /// Jobs, as RBAC calls them.
@@ -272,8 +270,7 @@ impl Sweep {
         let labels = [(MANAGED_BY.0, MANAGED_BY.1), (RUN_LABEL, found.run.as_str())];
         let request = found.request.as_deref().map(|request| (REQUEST_LABEL, request));
         let labels = labels.into_iter().chain(request).map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        let metadata =
-            ObjectMeta { name: Some(run::name(&found.run)), labels: Some(labels), ..ObjectMeta::default() };
+        let metadata = ObjectMeta { name: Some(run::name(&found.run)), labels: Some(labels), ..ObjectMeta::default() };
         let holder = Holder::this(&kube, Work::Gc).await?;
         let claim = Claim { kube: kube.clone(), metadata, holder, terms: run::TERMS };
         let Some(lease) = claim.take(found.object.clone()).await? else { return Ok(false) };
@@ -342,7 +339,8 @@ fn grouped(leases: BTreeMap<Key, (Object, Life)>, things: Vec<Thing>) -> Vec<Fou
     }
     let mut all = Vec::new();
     for ((namespace, run), (lease, things)) in by_run {
-        let of_lease = lease.as_ref().and_then(|(lease, _)| lease.metadata.labels.as_ref()?.get(REQUEST_LABEL)).cloned();
+        let of_lease =
+            lease.as_ref().and_then(|(lease, _)| lease.metadata.labels.as_ref()?.get(REQUEST_LABEL)).cloned();
         let request = of_lease.or_else(|| things.iter().find_map(|thing| thing.request.clone()));
         let found = |outcome, why: String, things, object: Option<Object>| Found {
             namespace: namespace.clone(),

@@ -127,10 +127,7 @@ impl Inner {
 impl KubernetesCluster {
     /// `spec.deployment.api` is the version in which deployments are written.
     pub fn new(spec: RunSpec, bench: Bench, options: Options) -> Self {
-        let crowd = options
-            .client_pods
-            .clone()
-            .map(|pods| Arc::new(Crowd::new(&options, pods)));
+        let crowd = options.client_pods.clone().map(|pods| Arc::new(Crowd::new(&options, pods)));
         Self(Arc::new(Inner { spec, bench, options, live: Mutex::default(), rollout: Mutex::default(), crowd }))
     }
 

@@ -59,8 +59,8 @@ mod tests {
     use crate::kubernetes::scripted;
     use crate::process::who::Process;
 
-    #[test]
-    fn a_runs_lease_carries_its_labels_and_goes_with_its_request() {
+    #[tokio::test]
+    async fn a_runs_lease_carries_its_labels_and_goes_with_its_request() {
         let request = OwnerObject {
             api_version: "nvidia.com/v1beta1".to_owned(),
             kind: "DynamoGraphDeploymentRequest".to_owned(),
@@ -72,7 +72,13 @@ mod tests {
         assert!(is_run(&owner.run) && !is_run("controller") && !is_run("A1B2C3"));
         let (kube, _) = scripted::kube(vec![scripted::Answer::Silence]);
         let process = Process { place: String::new(), pid: 1, started_ticks: 0 };
-        let holder = Holder { identity: "h".to_owned(), work: super::super::Work::Profile, host: "h".to_owned(), process, pod: None };
+        let holder = Holder {
+            identity: "h".to_owned(),
+            work: super::super::Work::Profile,
+            host: "h".to_owned(),
+            process,
+            pod: None,
+        };
         let claim = owner.claim(&kube, holder);
         assert_eq!(claim.metadata.name.as_deref(), Some(format!("sla-profiler-run-{}", owner.run).as_str()));
         assert_eq!(claim.metadata.labels, Some(owner.labels()));
