@@ -169,6 +169,7 @@ mod on_a_cluster {
             let options = Options {
                 kube,
                 owner: owner.clone(),
+                lease: None,
                 reach: Reach::PortForward,
                 deadlines: wishes.deadlines,
                 dir: Some(RunDir::open(dir.path(), Existing::Refuse).unwrap()),

@@ -91,6 +91,7 @@ mod on_a_cluster {
             let options = Options {
                 kube,
                 owner: owner.clone(),
+                lease: None,
                 // The names of Services mean nothing where the pods' processes run.
                 reach: Reach::Url(server.url.clone()),
                 deadlines: Deadlines::default(),

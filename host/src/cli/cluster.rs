@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::drop_in;
 use super::gc;
-use super::kubernetes::{Connection, KubernetesArgs};
+use super::kubernetes::{Connection, Held, KubernetesArgs};
 use crate::backends;
 use crate::dgd;
 use crate::domain::search_space::{self, SearchSpace};
@@ -302,7 +302,7 @@ impl ClusterArgs {
         equipment: Option<Equipment>,
         stop: &Stop,
         dir: &RunDir,
-        connection: Option<&Connection>,
+        connection: Option<(&Connection, &Held)>,
     ) -> Result<Arc<dyn Cluster>, AppError> {
         let Some(equipment) = equipment else { return Ok(self.estimate(spec)) };
         let Equipment { settings, generator, mut endpoint, http, names_its_model, owner } = equipment;
@@ -319,13 +319,14 @@ impl ClusterArgs {
             reports: Some(dir.clone()),
         };
         let estimate = self.estimate(spec);
-        if let Some(connection) = connection {
+        if let Some((connection, held)) = connection {
             let cluster = KubernetesCluster::new(
                 spec.clone(),
                 bench,
                 kubernetes::Options {
                     kube: connection.kube.clone(),
-                    owner: connection.owner(spec, dir),
+                    owner: held.owner.clone(),
+                    lease: held.lease.clone(),
                     reach: connection.reach(self.kubernetes.reach.as_ref()),
                     deadlines: self.kubernetes.deadlines(spec),
                     dir: Some(dir.clone()),

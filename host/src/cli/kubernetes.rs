@@ -1,6 +1,6 @@
 //! `--cluster kubernetes`: which cluster, which request, and what becomes of both in the end.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cluster::builtin_options;
@@ -8,8 +8,9 @@ use crate::dgd;
 use crate::engine::kubernetes::{ClientPods, Deadlines, Reach};
 use crate::kubernetes::deployments::deployment_info;
 use crate::kubernetes::dgdr::Dgdr;
+use crate::kubernetes::lease::{Holder, Lease, Loss, Work};
 use crate::kubernetes::status::{Report, Stage};
-use crate::kubernetes::{Access, ClusterError, Kube, Owner};
+use crate::kubernetes::{Access, ClusterError, Kube, Owner, RUN_LABEL};
 use crate::output::error::AppError;
 use crate::phases::{Outcome, RunError, generation};
 use crate::run::RunDir;
@@ -147,16 +148,74 @@ impl Connection {
         }
     }
 
-    /// Whose run it is. `dir` is where its results go.
-    pub fn owner(&self, spec: &RunSpec, dir: &RunDir) -> Owner {
+    /// Whose run it is. `out` is where its results go, whether it is there yet or not.
+    fn owner(&self, spec: &RunSpec, out: &Path) -> Owner {
         let object = match &self.dgdr {
             Some(dgdr) => Some(dgdr.owner()),
             None => Owner::from_environment(&crate::kubernetes::resources::dgdr(self.api).api_version),
         };
         // Empty where there is no such file: then the folder alone tells runs apart.
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let path = std::fs::canonicalize(dir.path()).unwrap_or_else(|_| dir.path().to_owned());
-        Owner::new(&spec.deployment.dgdr_name, object, &format!("{}:{}", host.trim(), path.display()))
+        let out = canonical(&std::path::absolute(out).unwrap_or_else(|_| out.to_owned()));
+        Owner::new(&spec.deployment.dgdr_name, object, &format!("{}:{}", host.trim(), out.display()))
+    }
+
+    /// Takes the run's place in the cluster, before anything is created there: nobody else may be at the same run. Where
+    /// there is no right to leases, the run goes on without.
+    ///
+    /// # Errors
+    /// [`ClusterError::Held`] if another process is at it; or if the API server does not answer.
+    pub async fn hold(&self, spec: &RunSpec, out: &Path, no_leases: bool) -> Result<Held, ClusterError> {
+        let (kube, owner) = (&self.kube, self.owner(spec, out));
+        let without = |owner: Owner| {
+            tracing::warn!(
+                "there is no right to hold a lease in namespace {0}, so that a second process of this run is not refused, \
+                 and `sla-profiler gc` will leave its deployments alone: `kubectl get dgd -n {0} -l {RUN_LABEL}={1}` shows \
+                 them; a Role must allow apiGroups: [\"coordination.k8s.io\"], resources: [\"leases\"], verbs: [\"get\", \
+                 \"create\", \"update\", \"delete\"]",
+                kube.namespace,
+                owner.run
+            );
+            Held { owner, lease: None }
+        };
+        if no_leases {
+            return Ok(without(owner));
+        }
+        let claim = owner.claim(kube, Holder::this(kube, Work::Profile).await?);
+        match claim.take_or_refuse(|what| tracing::warn!("{what}")).await {
+            Ok((lease, before)) => {
+                if let Some(before) = before {
+                    tracing::warn!("this run had another process, which is gone: {before}");
+                }
+                Ok(Held { owner, lease: Some(lease) })
+            }
+            Err(ClusterError::Forbidden { .. }) => Ok(without(owner)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The end of the run, after everything of it was deleted. Where something is left, the lease stays, and leads `gc` to
+    /// it.
+    pub async fn let_go(&self, held: &Held) {
+        let Some(lease) = held.lease.as_ref().filter(|lease| lease.loss().is_none()) else { return };
+        let letting_go = async {
+            match self.kube.is_all_gone(self.api, &held.owner.run).await {
+                Ok(true) => lease.delete().await,
+                Ok(false) => {
+                    let namespace = &self.kube.namespace;
+                    tracing::warn!(
+                        "not everything of this run is gone; `sla-profiler gc --namespace {namespace}` removes it"
+                    );
+                    lease.give_back().await
+                }
+                Err(error) => Err(error),
+            }
+        };
+        match tokio::time::timeout(LAST_WORD, letting_go).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("the lease {} stays, and runs out by itself: {error}", lease.name()),
+            Err(_) => tracing::warn!("the lease {} stays: the API server does not answer", lease.name()),
+        }
     }
 
     /// How to reach engines: as the user says, or as is possible from here.
@@ -180,7 +239,7 @@ impl Connection {
         if clients == LoadClients::Exactly(1) {
             return Ok(None);
         }
-        let like = self.kube.own_pod().await?;
+        let like = self.kube.own_pod().await?.and_then(|pod| pod.spec);
         let named = std::env::var("SLA_PROFILER_IMAGE").ok().filter(|image| !image.is_empty());
         let own = || like.as_ref().and_then(|pod| pod.containers.first()?.image.clone());
         let image = spec.engines.load_image.clone().or(named).or_else(own).ok_or_else(|| AppError::Usage {
@@ -217,6 +276,39 @@ impl Connection {
             Err(_) => tracing::warn!("the results are not in the cluster: the API server does not answer"),
         }
         report
+    }
+}
+
+/// A run's place in the cluster.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// Whose everything is.
+    pub owner: Owner,
+    /// That it lives, for others to see; absent where there is no right to leases.
+    pub lease: Option<Lease>,
+}
+
+impl Held {
+    /// Why the run is not this process's any more, if that is so.
+    pub fn loss(&self) -> Option<Loss> {
+        self.lease.as_ref().and_then(Lease::loss)
+    }
+
+    /// Waits until it is not this process's any more; for ever where there is no lease.
+    pub async fn lost(&self) -> Loss {
+        match &self.lease {
+            Some(lease) => lease.lost().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// The path without links, as it will be once its last folders are made.
+fn canonical(path: &Path) -> PathBuf {
+    match (std::fs::canonicalize(path), path.parent(), path.file_name()) {
+        (Ok(path), ..) => path,
+        (Err(_), Some(parent), Some(name)) => canonical(parent).join(name),
+        (Err(_), ..) => path.to_owned(),
     }
 }
 
@@ -269,6 +361,7 @@ fn last_word(
             let applying = phase == crate::run::Phase::AutoApply.dynamo_name();
             let reason = match error {
                 RunError::Interrupted => "Interrupted".to_owned(),
+                RunError::LeaseLost(_) => "LeaseLost".to_owned(),
                 RunError::OutOfBudget(_) => "OutOfBudget".to_owned(),
                 RunError::Apply(_) => "DeploymentFailed".to_owned(),
                 _ => format!("{phase}Failed"),

@@ -4,7 +4,7 @@ use super::kubernetes::Connection;
 use crate::dgd;
 use crate::domain::search_space::SearchSpace;
 use crate::engine::kubernetes::Reach;
-use crate::kubernetes::preflight::Intention;
+use crate::kubernetes::preflight::{Intention, Preflight};
 use crate::output::error::AppError;
 use crate::spec::RunSpec;
 
@@ -12,7 +12,8 @@ use crate::spec::RunSpec;
 const REHEARSAL: &str = "sla-profiler-preflight";
 
 impl Connection {
-    /// Looks for everything that stands in the way of a run with these candidates. What is worth knowing is returned.
+    /// Looks for everything that stands in the way of a run with these candidates. What is worth knowing is returned, and
+    /// no finding.
     ///
     /// # Errors
     /// With all that stands in the way, each with its next step; or if the API server does not answer.
@@ -21,7 +22,7 @@ impl Connection {
         spec: &RunSpec,
         space: &SearchSpace,
         reach: Option<&Reach>,
-    ) -> Result<Vec<String>, AppError> {
+    ) -> Result<Preflight, AppError> {
         let deployments: Vec<serde_json::Value> = space
             .candidates
             .iter()
@@ -47,7 +48,7 @@ impl Connection {
         };
         let found = self.kube.preflight(&intention).await?;
         if found.findings.is_empty() {
-            return Ok(found.notes);
+            return Ok(found);
         }
         let line =
             |finding: &crate::kubernetes::preflight::Finding| format!("\n  {}\n    {}", finding.what, finding.remedy);

@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use sha2::{Digest as _, Sha256};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::subscriber::NoSubscriber;
 
 use super::Session;
-use super::cluster::{ClusterArgs, ClusterKind};
+use super::cluster::{ClusterArgs, ClusterKind, Equipment};
 use super::config::InputArgs;
 use super::drop_in;
-use super::kubernetes::Connection;
+use super::kubernetes::{Connection, Held};
 use super::reuse;
 use super::watch::{WatchArgs, Watching};
 use crate::domain::search_space::{self, Cause, SearchSpace};
@@ -22,6 +23,7 @@ use crate::domain::{Candidate, Choice, Role};
 use crate::engine::Cluster;
 use crate::engine::served::Stop;
 use crate::kubernetes;
+use crate::kubernetes::lease::Loss;
 use crate::output::error::AppError;
 use crate::output::progress::Progress;
 use crate::output::summary::Took;
@@ -180,27 +182,9 @@ impl Args {
             false if real.is_some() => Some(self.cluster.equipment(&spec, &self.out)?),
             _ => None,
         };
-        if let (Some(runtime), Some(connection), false) = (&real, &connection, self.dry_run) {
-            let reach = self.cluster.kubernetes.reach.as_ref();
-            let notes = runtime.block_on(connection.preflight(&spec, &space, reach))?;
-            notes.iter().for_each(|note| printer.note(&format!("note: {note}")));
-        }
-        let watching = if self.dry_run { Watching::default() } else { self.watch.start(printer)? };
-        let run_dir = if self.dry_run {
-            None
-        } else {
-            let existing = match (self.force, self.resume) {
-                (true, _) => Existing::Replace,
-                (_, true) => Existing::Resume,
-                _ if drop_in::is_on() => drop_in::existing(&self.out),
-                _ => Existing::Refuse,
-            };
-            Some(RunDir::open(&self.out, existing)?)
-        };
-
-        let mut predicting = load_policies(&host, &spec)?;
-        let expected = self.cluster.estimate(&spec);
-        let Some(dir) = run_dir else {
+        if self.dry_run {
+            let mut predicting = load_policies(&host, &spec)?;
+            let expected = self.cluster.estimate(&spec);
             let estimate = estimate::estimate(&spec, &space, &mut predicting, expected, only_role);
             let estimate = simulated_runtime()?.block_on(estimate)?;
             let text = if printer.is_json() || self.json {
@@ -209,57 +193,54 @@ impl Args {
                 summary::dry_run(printer, &spec.job, &space, &estimate)
             };
             return write_out(session, &text).map(|()| exit_code::OK);
-        };
-        let predict = dry_run::predict(&spec, &space, &mut predicting, expected, only_role);
-        // Simulated points cost nothing but electricity; nobody is hurt if a power cut takes the last ones.
-        let durability = if real.is_some() { Durability::Sync } else { Durability::Flush };
-        let (mut journal, mut past) = Journal::open(&dir, durability)?;
-        if journal::started(&past).is_some_and(|started| started.spec_sha256 != spec_sha256) {
-            if !drop_in::is_on() {
-                return Err(JournalError::OtherRun { path: dir.path().display().to_string() }.into());
-            }
-            // Another request's results on the same volume: as Dynamo's profiler, begin anew.
-            drop(journal);
-            (journal, past) = Journal::open(&RunDir::open(&self.out, Existing::Replace)?, durability)?;
         }
-        if past.is_empty() {
-            self.remember(&source, &dir)?;
+        let mut no_leases = false;
+        if let (Some(runtime), Some(connection)) = (&real, &connection) {
+            let reach = self.cluster.kubernetes.reach.as_ref();
+            let found = runtime.block_on(connection.preflight(&spec, &space, reach))?;
+            found.notes.iter().for_each(|note| printer.note(&format!("note: {note}")));
+            no_leases = found.no_leases;
         }
-        // The prediction calls the user's plugins; where they fail, the run itself deals with it and says so.
-        let predicting = simulated_runtime()?;
-        let prediction = tracing::subscriber::with_default(NoSubscriber::new(), || predicting.block_on(predict)).ok();
-        drop(predicting);
-
+        let watching = self.watch.start(printer)?;
+        let predicting = load_policies(&host, &spec)?;
         // Engines that are real take real time; a simulated run has a clock of its own, which starts at 0.
         let runtime = match real {
             Some(runtime) => runtime,
             None => simulated_runtime()?,
         };
-        let stop = Stop::default();
-        let cluster = runtime.block_on(self.cluster.open(&spec, equipment, &stop, &dir, connection.as_ref()));
-        if let Err(error) = &cluster {
-            status::write_failure(&dir, &error.to_string());
-        }
-        let run = Run {
+        // Before the cluster is told of the run: from then on somebody must be there to take it back.
+        let mut signals = runtime.block_on(async { Signals::listen() });
+        let held = match &connection {
+            Some(connection) => {
+                let holding = connection.hold(&spec, &self.out, no_leases);
+                Some(runtime.block_on(unless_asked_to_stop(&mut signals, holding))??)
+            }
+            None => None,
+        };
+        let place = connection.as_ref().zip(held.as_ref());
+        let prepared = Prepared {
             session,
+            source,
             spec: &spec,
             space: &space,
-            cluster: cluster?,
-            dir: &dir,
+            policies: &mut policies,
+            predicting,
             spec_sha256,
             identity,
             earlier,
-            stop,
-            connection: connection.as_ref(),
+            equipment,
+            place,
+            watching,
+            signals,
         };
-        let outcome = runtime.block_on(run.go(&mut policies, prediction.as_ref(), journal, past, only_role, watching));
+        let measured = self.measure(&runtime, prepared);
+        if let Some((connection, held)) = place {
+            runtime.block_on(connection.let_go(held));
+        }
         // Whatever still waits for a process of an engine is not waited for.
         runtime.shutdown_timeout(Duration::from_secs(1));
-        if let Err(error) = &outcome {
-            // From here on the directory is this run's; before, it may have held another one's success.
-            status::write_failure(&dir, &error.to_string());
-        }
-        let Done { found, cluster_s, gpu_seconds } = outcome?;
+        let (done, dir) = measured?;
+        let Done { found, cluster_s, gpu_seconds } = done;
         let took = Took { cluster_s, gpu_seconds, real: real_start.elapsed() };
         let (outcome, result) = match found {
             Found::Role(role, choice) => {
@@ -293,6 +274,98 @@ impl Args {
         }
         Ok(code)
     }
+
+    /// Everything from the run directory to the last phase.
+    fn measure(&self, runtime: &Runtime, prepared: Prepared<'_>) -> Result<(Done, RunDir), AppError> {
+        let Prepared {
+            session,
+            source,
+            spec,
+            space,
+            policies,
+            mut predicting,
+            spec_sha256,
+            equipment,
+            mut signals,
+            ..
+        } = prepared;
+        let (is_real, only_role) = (self.cluster.is_real(), self.cluster.only_role());
+        let existing = match (self.force, self.resume) {
+            (true, _) => Existing::Replace,
+            (_, true) => Existing::Resume,
+            _ if drop_in::is_on() => drop_in::existing(&self.out),
+            _ => Existing::Refuse,
+        };
+        let dir = RunDir::open(&self.out, existing)?;
+        let predict = dry_run::predict(spec, space, &mut predicting, self.cluster.estimate(spec), only_role);
+        // Simulated points cost nothing but electricity; nobody is hurt if a power cut takes the last ones.
+        let durability = if is_real { Durability::Sync } else { Durability::Flush };
+        let (mut journal, mut past) = Journal::open(&dir, durability)?;
+        if journal::started(&past).is_some_and(|started| started.spec_sha256 != spec_sha256) {
+            if !drop_in::is_on() {
+                return Err(JournalError::OtherRun { path: dir.path().display().to_string() }.into());
+            }
+            // Another request's results on the same volume: as Dynamo's profiler, begin anew.
+            drop(journal);
+            (journal, past) = Journal::open(&RunDir::open(&self.out, Existing::Replace)?, durability)?;
+        }
+        if past.is_empty() {
+            self.remember(&source, &dir)?;
+        }
+        // The prediction calls the user's plugins; where they fail, the run itself deals with it and says so.
+        let on_a_clock_of_its_own = simulated_runtime()?;
+        let prediction =
+            tracing::subscriber::with_default(NoSubscriber::new(), || on_a_clock_of_its_own.block_on(predict)).ok();
+        drop(on_a_clock_of_its_own);
+
+        let stop = Stop::default();
+        let opening = self.cluster.open(spec, equipment, &stop, &dir, prepared.place);
+        let cluster = match runtime.block_on(unless_asked_to_stop(&mut signals, opening)) {
+            Ok(cluster) => cluster,
+            Err(interrupted) => Err(interrupted.into()),
+        };
+        if let Err(error) = &cluster {
+            status::write_failure(&dir, &error.to_string());
+        }
+        let run = Run {
+            session,
+            spec,
+            space,
+            cluster: cluster?,
+            dir: &dir,
+            spec_sha256,
+            identity: prepared.identity,
+            earlier: prepared.earlier,
+            stop,
+            place: prepared.place,
+        };
+        let going = run.go(policies, prediction.as_ref(), journal, past, only_role, prepared.watching, signals);
+        let outcome = runtime.block_on(going);
+        if let Err(error) = &outcome {
+            // From here on the directory is this run's; before, it may have held another one's success.
+            status::write_failure(&dir, &error.to_string());
+        }
+        Ok((outcome?, dir))
+    }
+}
+
+/// What is known before the run directory is touched.
+struct Prepared<'a> {
+    session: &'a Session,
+    source: spec::Source,
+    spec: &'a RunSpec,
+    space: &'a SearchSpace,
+    policies: &'a mut Policies,
+    /// The same plugins again, for a forecast.
+    predicting: Policies,
+    spec_sha256: String,
+    identity: Identity,
+    earlier: Earlier,
+    equipment: Option<Equipment>,
+    /// The run's place in a Kubernetes cluster.
+    place: Option<(&'a Connection, &'a Held)>,
+    watching: Watching,
+    signals: Option<Signals>,
 }
 
 pub(super) fn json(value: &impl serde::Serialize) -> Result<String, AppError> {
@@ -382,7 +455,7 @@ fn recorded_choices(plugins: &Plugins) -> Vec<RecordedChoice> {
 }
 
 /// A runtime whose clock jumps ahead whenever everybody waits.
-pub(super) fn simulated_runtime() -> Result<tokio::runtime::Runtime, AppError> {
+pub(super) fn simulated_runtime() -> Result<Runtime, AppError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
@@ -391,7 +464,7 @@ pub(super) fn simulated_runtime() -> Result<tokio::runtime::Runtime, AppError> {
 }
 
 /// A runtime on the clock on the wall.
-pub(super) fn real_runtime() -> Result<tokio::runtime::Runtime, AppError> {
+pub(super) fn real_runtime() -> Result<Runtime, AppError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -424,7 +497,7 @@ struct Run<'a> {
     identity: Identity,
     earlier: Earlier,
     stop: Stop,
-    connection: Option<&'a Connection>,
+    place: Option<(&'a Connection, &'a Held)>,
 }
 
 impl Run<'_> {
@@ -437,13 +510,12 @@ impl Run<'_> {
         past: Vec<Record>,
         only_role: Option<Role>,
         watching: Watching,
+        signals: Option<Signals>,
     ) -> Result<Done, RunError> {
-        // Before the cluster is told of the run: from then on somebody must be there to take it back.
-        let signals = Signals::listen();
         let forecast = prediction.map(Prediction::forecast).unwrap_or_default();
         let mut others: Vec<Box<dyn Observer>> = watching.observers(forecast).collect();
-        let request = self.connection.and_then(|connection| Some((connection, connection.dgdr.clone()?)));
-        let Some((connection, dgdr)) = request else {
+        let request = self.place.and_then(|(connection, held)| Some((connection, held, connection.dgdr.clone()?)));
+        let Some((connection, held, dgdr)) = request else {
             return self.phases(policies, forecast, journal, past, only_role, others, signals).await;
         };
         let (observer, task) = kubernetes::status::follow(connection.kube.clone(), dgdr, forecast);
@@ -455,12 +527,16 @@ impl Run<'_> {
             // Only an engine that runs already is measured in one role, and it has no request.
             Ok(Done { found: Found::Role(..), .. }) => return done,
         };
-        let owner = connection.owner(self.spec, self.dir);
+        if let Some(Loss::Taken { by_run: true, .. }) = held.loss() {
+            // The request's status is that of the other process.
+            task.abandon();
+            return done;
+        }
         let phase = task.profiling_phase();
         if let Err(error) = outcome {
             status::write_failure(self.dir, &error.to_string());
         }
-        let report = connection.report(outcome, phase, self.dir, &owner, self.spec.auto_apply).await;
+        let report = connection.report(outcome, phase, self.dir, &held.owner, self.spec.auto_apply).await;
         task.finish(report).await;
         done
     }
@@ -535,7 +611,8 @@ impl Run<'_> {
         };
         let (abort, aborted) = tokio::sync::oneshot::channel();
         let is_real = self.cluster.kind() != "simulated";
-        let interrupts = tokio::spawn(watch_interrupts(signals, stop, abort, is_real, self.session.printer));
+        let held = self.place.map(|(_, held)| held.clone());
+        let interrupts = tokio::spawn(watch_interrupts(signals, held, stop, abort, is_real, self.session.printer));
         let running = async {
             match only_role {
                 Some(role) => phases::one_role::run(&mut context, role).await.map(|choice| Found::Role(role, choice)),
@@ -546,14 +623,14 @@ impl Run<'_> {
             biased;
             Ok(()) = aborted => Err(RunError::Interrupted),
             () = budget.used_up(|| recorder.now_s()) => Err(RunError::Interrupted),
-            found = released_on_panic(self.cluster.as_ref(), running) => found,
+            found = released_on_panic(running, async || self.release().await) => found,
         };
         self.cluster.clean_up().await;
         interrupts.abort();
         let found = match found {
             Err(RunError::Interrupted) if only_role.is_none() => self.conclude(&mut context, &budget)?,
             Err(RunError::Interrupted) => {
-                return Err(budget.ended_by().map_or(RunError::Interrupted, RunError::OutOfBudget));
+                return Err(budget.ended_by().map_or_else(|| self.interrupted(), RunError::OutOfBudget));
             }
             found => found?,
         };
@@ -567,7 +644,10 @@ impl Run<'_> {
     /// did, it is written and shown, and the run is interrupted all the same.
     fn conclude(&self, context: &mut Context<'_>, budget: &Budget) -> Result<Found, RunError> {
         let by_budget = budget.ended_by();
-        let why = by_budget.clone().unwrap_or_else(|| "interrupted".to_owned());
+        let why = by_budget.clone().unwrap_or_else(|| match self.interrupted() {
+            RunError::LeaseLost(loss) => format!("the lease is lost: {loss}"),
+            _ => "interrupted".to_owned(),
+        });
         let concluded = phases::conclude::run(context, why);
         match (by_budget, concluded) {
             (Some(_), Some((outcome, result))) => Ok(Found::All(Box::new(outcome), result)),
@@ -590,18 +670,32 @@ impl Run<'_> {
                         tracing::warn!("{error}");
                     }
                 }
-                Err(RunError::Interrupted)
+                Err(self.interrupted())
             }
+        }
+    }
+
+    /// Why the run was stopped, where it was not for its budget.
+    fn interrupted(&self) -> RunError {
+        let loss = self.place.and_then(|(_, held)| held.loss());
+        loss.map_or(RunError::Interrupted, |loss| RunError::LeaseLost(loss.to_string()))
+    }
+
+    /// For the end of a process that cannot go on.
+    async fn release(&self) {
+        self.cluster.clean_up().await;
+        if let Some((connection, held)) = self.place {
+            connection.let_go(held).await;
         }
     }
 }
 
 /// A panic is a bug of ours, and must leave no engine behind all the same. It goes on afterwards.
-async fn released_on_panic<T>(cluster: &dyn Cluster, work: impl Future<Output = T>) -> T {
+async fn released_on_panic<T>(work: impl Future<Output = T>, release: impl AsyncFnOnce()) -> T {
     match std::panic::AssertUnwindSafe(work).catch_unwind().await {
         Ok(done) => done,
         Err(panic) => {
-            cluster.clean_up().await;
+            release().await;
             std::panic::resume_unwind(panic)
         }
     }
@@ -636,25 +730,56 @@ impl Signals {
     }
 }
 
-/// The first Ctrl-C lets the current measurement finish and releases the engines. SIGTERM and a second Ctrl-C end the
-/// measurement too; engines that are real are still released. A third one leaves at once.
+/// Does it, unless Ctrl-C or SIGTERM comes first.
+async fn unless_asked_to_stop<T>(signals: &mut Option<Signals>, work: impl Future<Output = T>) -> Result<T, RunError> {
+    tokio::select! {
+        biased;
+        _ = asked(signals) => Err(RunError::Interrupted),
+        done = work => Ok(done),
+    }
+}
+
+/// Waits for a signal, for ever where none is heard; whether it was SIGTERM.
+async fn asked(signals: &mut Option<Signals>) -> bool {
+    match signals {
+        Some(signals) => signals.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The first Ctrl-C lets the current measurement finish and releases the engines. SIGTERM, a second Ctrl-C and a lost lease
+/// end the measurement too; engines that are real are still released. A third one leaves at once.
 async fn watch_interrupts(
-    signals: Option<Signals>,
+    mut signals: Option<Signals>,
+    held: Option<Held>,
     stop: Arc<AtomicBool>,
     abort: tokio::sync::oneshot::Sender<()>,
     is_real: bool,
     printer: crate::output::printer::Printer,
 ) {
-    let Some(mut signals) = signals else { return };
-    let by_terminate = signals.next().await;
-    let once_more = if is_real { "breaks it off" } else { "leaves at once" };
-    printer.note(&format!("stopping after the current measurement; once more {once_more}"));
+    let lost = async {
+        match &held {
+            Some(held) => held.lost().await,
+            None => std::future::pending().await,
+        }
+    };
+    let soon = tokio::select! {
+        by_terminate = asked(&mut signals) => {
+            let once_more = if is_real { "breaks it off" } else { "leaves at once" };
+            printer.note(&format!("stopping after the current measurement; once more {once_more}"));
+            by_terminate
+        }
+        loss = lost => {
+            tracing::error!("the lease of this run is lost: {loss}; stopping, since it is not this process's run any more");
+            true
+        }
+    };
     stop.store(true, Ordering::Relaxed);
     let patience = async {
-        if is_real && by_terminate { tokio::time::sleep(LAST_MEASUREMENT).await } else { std::future::pending().await }
+        if is_real && soon { tokio::time::sleep(LAST_MEASUREMENT).await } else { std::future::pending().await }
     };
     tokio::select! {
-        _ = signals.next() => {}
+        _ = asked(&mut signals) => {}
         () = patience => {}
     }
     if !is_real {
@@ -663,7 +788,7 @@ async fn watch_interrupts(
     printer.note("the measurement is broken off; engines are released; once more leaves them");
     // Whoever listens is at its end if this fails.
     let _ = abort.send(());
-    signals.next().await;
+    asked(&mut signals).await;
     std::process::exit(exit_code::INTERRUPTED.into());
 }
 
@@ -709,9 +834,10 @@ mod tests {
     #[tokio::test]
     async fn a_panic_in_the_middle_of_a_run_cleans_up_and_goes_on() {
         let cluster = Counting::default();
-        assert_eq!(released_on_panic(&cluster, async { 7 }).await, 7);
+        let release = async || cluster.clean_up().await;
+        assert_eq!(released_on_panic(async { 7 }, release).await, 7);
         assert_eq!(cluster.0.load(Ordering::Relaxed), 0);
-        let work = released_on_panic(&cluster, async { panic!("a bug") });
+        let work = released_on_panic(async { panic!("a bug") }, release);
         let outcome: Result<(), _> = std::panic::AssertUnwindSafe(work).catch_unwind().await;
         assert!(outcome.is_err());
         assert_eq!(cluster.0.load(Ordering::Relaxed), 1);

@@ -1,6 +1,6 @@
 //! DynamoGraphDeployments: applied, read, deleted; ours only.
 
-use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use serde_json::{Value, json};
 
 use super::call::Patience;
@@ -126,18 +126,6 @@ impl Kube {
         // `/` is written `~1` in a pointer.
         let label = text(&format!("/metadata/labels/{}", RUN_LABEL.replace('/', "~1")));
         Ok(text("/metadata/uid").filter(|_| label == Some(run)).map(str::to_owned))
-    }
-
-    /// Name and uid of the deployments that a run left behind.
-    ///
-    /// # Errors
-    /// What the API server says.
-    pub async fn left_behind(&self, owner: &Owner, api: DgdApi) -> Result<Vec<(String, String)>, ClusterError> {
-        let action = Action::all("list", DGDS, &self.namespace);
-        let deployments = self.dgds(api);
-        let params = ListParams::default().labels(&format!("{},{CANDIDATE}", owner.selector()));
-        let list = self.call(&action, || deployments.list_metadata(&params)).await?;
-        Ok(list.items.into_iter().filter_map(|item| Some((item.metadata.name?, item.metadata.uid?))).collect())
     }
 }
 

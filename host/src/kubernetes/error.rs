@@ -159,6 +159,18 @@ pub enum ClusterError {
         /// By what one sees that.
         why: String,
     },
+    /// Somebody else has what only one process may have.
+    #[error("another process holds the lease {lease} in namespace \"{namespace}\": {by} ({why})")]
+    Held {
+        /// Name of the lease.
+        lease: String,
+        /// Where.
+        namespace: String,
+        /// Who has it.
+        by: String,
+        /// By what one sees that they live.
+        why: String,
+    },
     /// An object lacks what it must have.
     #[error("{0}")]
     Unusable(String),
@@ -260,6 +272,10 @@ impl ClusterError {
                 Some("wait until it is gone, or name another with --namespace".to_owned())
             }
             Self::Foreign { .. } => Some("give the request another name (--name), or delete that object".to_owned()),
+            Self::Held { lease, namespace, .. } => Some(format!(
+                "a run has one process at a time: wait for that one, or end it; `kubectl get lease -n {namespace} {lease} \
+                 -o yaml` shows it"
+            )),
             Self::NotFound { .. }
             | Self::Busy { .. }
             | Self::Conflict { .. }

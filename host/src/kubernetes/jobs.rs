@@ -1,8 +1,8 @@
 //! Jobs: created, deleted, found again; and the pod in which this program itself runs.
 
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
-use kube::api::{Api, DeleteParams, ListParams, PostParams, PropagationPolicy};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions, PropagationPolicy};
 use serde_json::Value;
 
 use super::call::Patience;
@@ -34,18 +34,19 @@ impl Kube {
         }
     }
 
-    /// Deletes a Job; its pods follow. That it is gone already is fine.
+    /// Deletes a Job, only if it has that uid where one is given; its pods follow. That it is gone already is fine.
     ///
     /// # Errors
     /// What the API server says.
-    pub async fn delete_job(&self, name: &str, patience: Patience) -> Result<(), ClusterError> {
+    pub async fn delete_job(&self, name: &str, uid: Option<&str>, patience: Patience) -> Result<(), ClusterError> {
         let action = Action::on("delete", JOBS, &self.namespace, name);
-        let (jobs, params) = (
-            self.jobs(),
-            DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() },
-        );
+        let preconditions = uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+        let propagation_policy = Some(PropagationPolicy::Background);
+        let (jobs, params) =
+            (self.jobs(), DeleteParams { propagation_policy, preconditions, ..DeleteParams::default() });
         match self.call_within(&action, patience, || jobs.delete(name, &params)).await {
-            Ok(_) | Err(ClusterError::NotFound { .. }) => Ok(()),
+            // Another one of that name is not ours to delete.
+            Ok(_) | Err(ClusterError::NotFound { .. } | ClusterError::Conflict { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -65,7 +66,7 @@ impl Kube {
     ///
     /// # Errors
     /// What the API server says.
-    pub async fn own_pod(&self) -> Result<Option<PodSpec>, ClusterError> {
+    pub async fn own_pod(&self) -> Result<Option<Pod>, ClusterError> {
         let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         if !self.inside || name.trim().is_empty() {
             return Ok(None);
@@ -75,6 +76,6 @@ impl Kube {
         let params = ListParams::default().fields(&format!("metadata.name={}", name.trim()));
         let pods: Api<Pod> = self.pods();
         let list = self.call(&action, || pods.list(&params)).await?;
-        Ok(list.items.into_iter().next().and_then(|pod| pod.spec))
+        Ok(list.items.into_iter().next())
     }
 }

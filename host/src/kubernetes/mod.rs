@@ -8,6 +8,8 @@
 //!              |-- output      results as ConfigMaps
 //!              |-- nodes       GPUs, from node labels
 //!              |-- jobs        created, deleted, found again
+//!              |-- lease       that a process lives, for others to see
+//!              |-- gc          what runs that are gone have left
 //!              |-- preflight   what a run will lack, all at once
 //!              '-- controller  works off requests, a Job each
 //! ```
@@ -23,7 +25,9 @@ pub mod deployments;
 pub mod dgdr;
 pub mod error;
 pub mod events;
+pub mod gc;
 pub mod jobs;
+pub mod lease;
 pub mod nodes;
 pub mod output;
 pub mod owner;
@@ -50,6 +54,9 @@ pub const RUN_LABEL: &str = "sla-profiler.dev/run";
 /// Label: for which request (name of the DGDR).
 pub const REQUEST_LABEL: &str = "sla-profiler.dev/request";
 
+/// Label of everything that sends load.
+pub const LOAD_LABEL: &str = "sla-profiler.dev/load";
+
 /// Annotation: which candidate it measures.
 pub const CANDIDATE_ANNOTATION: &str = "sla-profiler.dev/candidate";
 
@@ -61,6 +68,9 @@ pub const COMPONENT_TYPE_LABEL: &str = "nvidia.com/dynamo-component-type";
 
 /// Label of Dynamo's operator on every pod: the component's name.
 pub const COMPONENT_LABEL: &str = "nvidia.com/dynamo-component";
+
+/// Label of Kubernetes on the pods of a Job: the Job's name.
+pub const JOB_POD_LABEL: &str = "batch.kubernetes.io/job-name";
 
 /// Labels of Dynamo's operator on what it makes for a DGDR: the DGDR's name.
 pub const DGDR_NAME_LABEL: &str = "dgdr.nvidia.com/name";

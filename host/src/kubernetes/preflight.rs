@@ -34,6 +34,8 @@ pub struct Preflight {
     pub findings: Vec<Finding>,
     /// What a person should know.
     pub notes: Vec<String>,
+    /// Whether there is no right to hold a lease; a run goes on without one.
+    pub no_leases: bool,
 }
 
 /// What a run is about to do.
@@ -84,6 +86,14 @@ fn needed(intention: &Intention<'_>) -> Vec<Right> {
     rights
 }
 
+/// To hold a lease.
+const LEASES: [Right; 4] = [
+    right("coordination.k8s.io", "leases", "get"),
+    right("coordination.k8s.io", "leases", "create"),
+    right("coordination.k8s.io", "leases", "update"),
+    right("coordination.k8s.io", "leases", "delete"),
+];
+
 const SECRETS: Right = right("", "secrets", "get");
 const CLAIMS: Right = right("", "persistentvolumeclaims", "get");
 const QUOTAS: Right = right("", "resourcequotas", "list");
@@ -100,7 +110,7 @@ impl Kube {
     pub async fn preflight(&self, intention: &Intention<'_>) -> Result<Preflight, ClusterError> {
         let mut found = Preflight::default();
         let needed = needed(intention);
-        let asked: Vec<Right> = needed.iter().copied().chain([SECRETS, CLAIMS, QUOTAS, NODES]).collect();
+        let asked: Vec<Right> = needed.iter().copied().chain(LEASES).chain([SECRETS, CLAIMS, QUOTAS, NODES]).collect();
         let answers = join_all(asked.iter().map(|right| self.may(*right))).await;
         let mut may = BTreeSet::new();
         for (right, answer) in asked.iter().zip(answers) {
@@ -116,6 +126,7 @@ impl Kube {
             }
         }
         found.findings.extend(missing(&self.namespace, &needed, &may));
+        found.no_leases = LEASES.iter().any(|right| !may.contains(right));
 
         let needs = Needs::of(intention.deployments);
         if may.contains(&SECRETS) {
@@ -398,6 +409,7 @@ mod tests {
         let found = kube.preflight(&intention(&deployments)).await.unwrap();
         let what: Vec<&str> = found.findings.iter().map(|finding| finding.what.as_str()).collect();
         assert_eq!(what.len(), 3, "{what:?}");
+        assert!(found.no_leases, "and a run can do without");
         assert!(
             what.iter().any(|what| what.contains("create, get, list, watch, patch, delete dynamographdeployments"))
         );
@@ -417,7 +429,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn secrets_claims_quotas_and_the_schema_are_looked_at_and_every_trouble_is_told() {
         let deployments = [deployment()];
-        let rights = needed(&intention(&deployments)).len() + 4;
+        let rights = needed(&intention(&deployments)).len() + LEASES.len() + 4;
         let mut script: Vec<Answer> = (0..rights).map(|_| allowed(true)).collect();
         let gone = || failure(404, "NotFound", "secrets \"x\" not found");
         let meta = || {
@@ -456,6 +468,7 @@ mod tests {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert_eq!(found.findings.len(), 6, "{text}");
+        assert!(!found.no_leases);
         let asked = asked.lock().unwrap();
         let (method, path, _) = asked.last().unwrap();
         assert!(method == "PATCH" && path.contains("dryRun=All"), "nothing is kept: {method} {path}");
@@ -466,5 +479,6 @@ mod tests {
         let (kube, _) = super::super::scripted::kube(vec![failure(403, "Forbidden", "no")]);
         let found = kube.preflight(&intention(&[])).await.unwrap();
         assert!(found.findings.is_empty() && found.notes[0].contains("rights"), "{found:?}");
+        assert!(!found.no_leases, "it is tried");
     }
 }

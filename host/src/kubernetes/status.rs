@@ -347,6 +347,12 @@ async fn write(kube: &Kube, dgdr: &Dgdr, report: &Report, conditions: &mut Condi
 }
 
 impl StatusTask {
+    /// Writes nothing more: the request is another process's business now.
+    pub fn abandon(self) {
+        self.task.abort();
+        self.notes.abort();
+    }
+
     /// What the last phase was called, in Dynamo's words.
     pub fn profiling_phase(&self) -> &'static str {
         self.newest.borrow().profiling_phase

@@ -145,7 +145,7 @@ impl AppError {
                 RunError::Journal(_) | RunError::Dir(_) => code::OUTPUT,
                 RunError::Dgd(_) | RunError::Apply(_) => code::DEPLOYMENT,
                 RunError::Render { .. } => code::UNEXPECTED,
-                RunError::Interrupted => code::INTERRUPTED,
+                RunError::Interrupted | RunError::LeaseLost(_) => code::INTERRUPTED,
                 RunError::OutOfBudget(_) => code::OUT_OF_BUDGET,
             },
             AppError::NoCandidate { .. } => code::NO_CANDIDATE,
@@ -181,6 +181,9 @@ impl AppError {
                 Some("the same command with a larger budget and --resume goes on".to_owned())
             }
             AppError::Run(RunError::Interrupted) => Some("the same command with --resume goes on".to_owned()),
+            AppError::Run(RunError::LeaseLost(_)) => {
+                Some("the same command with --resume goes on, once no other process has the run".to_owned())
+            }
             AppError::NoCandidate { .. } => Some(
                 "give more GPUs (--total-gpus, --num-gpus-per-node), GPUs with more memory, or a smaller or quantised model"
                     .to_owned(),

@@ -131,6 +131,9 @@ pub enum RunError {
     /// The user asked to stop.
     #[error("interrupted; what was measured so far is kept")]
     Interrupted,
+    /// It is not this process's run any more.
+    #[error("stopped, since the lease of this run is lost: {0}; what was measured so far is kept")]
+    LeaseLost(String),
 }
 
 fn list(lines: &[String]) -> String {

@@ -8,6 +8,7 @@
 //! log.rs        what they write, within bounds
 //! secrets.rs    and without secrets
 //! leftovers.rs  records whose program is gone -> processes with that token -> ended
+//! who.rs        a process, and whether it still lives
 //! ```
 
 pub(crate) mod leftovers;
@@ -15,3 +16,4 @@ pub(crate) mod log;
 pub mod owner;
 pub(crate) mod secrets;
 pub(crate) mod supervise;
+pub mod who;

@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::who::{place, started_ticks};
+
 /// The variable that carries the token.
 pub(crate) const VARIABLE: &str = "SLA_PROFILER_OWNER";
 
@@ -173,20 +175,6 @@ fn open(path: &Path) -> Option<Abandoned> {
 /// Short ones could stand in anybody's environment.
 fn is_token(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-/// The boot of the machine and the namespace of process numbers; empty where there is no `/proc`.
-fn place() -> String {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    format!("{} {}", boot.trim(), namespace.display())
-}
-
-/// When a process started, in clock ticks since the boot; `None` if there is no such process.
-fn started_ticks(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // `pid (name, which may hold anything) state …`; the start is the 22nd field.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 #[cfg(test)]

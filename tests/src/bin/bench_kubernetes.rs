@@ -159,6 +159,7 @@ async fn overhead() {
     let options = Options {
         kube,
         owner: Owner::new("req", None, "overhead"),
+        lease: None,
         reach: Reach::Url(server.url.clone()),
         deadlines: Deadlines::default(),
         dir: None,

@@ -13,6 +13,8 @@ const AREA: &str = "cluster";
 /// For everything that is asked of a cluster.
 const CLUSTER_DEADLINE: Duration = Duration::from_secs(60);
 
+const LEASE_GROUP: &str = "coordination.k8s.io";
+
 /// What a run does: verb, group, resource, and for what.
 const RIGHTS: &[(&str, &str, &str, &str)] = &[
     ("create", "nvidia.com", "dynamographdeployments", "engines"),
@@ -24,6 +26,9 @@ const RIGHTS: &[(&str, &str, &str, &str)] = &[
     ("get", "", "pods/log", "engines' logs, KV capacity"),
     ("patch", "", "configmaps", "results in the cluster"),
     ("create", "events.k8s.io", "events", "Events"),
+    ("create", LEASE_GROUP, "leases", "`sla-profiler gc`"),
+    ("update", LEASE_GROUP, "leases", "`sla-profiler gc`"),
+    ("delete", LEASE_GROUP, "leases", "`sla-profiler gc`"),
 ];
 
 pub(super) async fn look(args: &Args) -> Vec<Finding> {
@@ -105,7 +110,9 @@ async fn right(args: &Args, kube: &Kube, verb: &str, group: &str, resource: &str
             let reason = answer.status.and_then(|status| status.reason).filter(|reason| !reason.is_empty());
             let detail = format!("no; for {purpose}{}", reason.map(|r| format!(" ({r})")).unwrap_or_default());
             let remedy = format!("a Role in {} with that right; examples/kubernetes has one", kube.namespace);
-            Finding::bad(AREA, level(args), what, detail, remedy)
+            // A run goes on without a lease.
+            let level = if group == LEASE_GROUP { level(args).min(Level::Warning) } else { level(args) };
+            Finding::bad(AREA, level, what, detail, remedy)
         }
         Err(error) => Finding::bad(AREA, Level::Warning, what, error.to_string(), "ask whoever runs the cluster"),
     }

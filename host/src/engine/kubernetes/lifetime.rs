@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::KubernetesCluster;
 use super::watching::{View, Watching};
+use super::{KubernetesCluster, Options};
 use crate::kubernetes::ClusterError;
 use crate::kubernetes::call::Patience;
+use crate::kubernetes::gc::Thing;
 
 /// Cleaning up at the end of a process may take so long: Kubernetes kills a pod 30 s after it was asked to end.
 pub(super) const LAST_CHANCE: Duration = Duration::from_secs(20);
@@ -22,8 +23,7 @@ impl KubernetesCluster {
         let (kube, api) = (&self.0.options.kube, self.0.spec.deployment.api);
         let uid = match uid {
             Some(uid) => Some(uid),
-            // The request that creates it was cut off; perhaps it worked.
-            None => kube.own_uid(name, api, &self.0.options.owner.run).await?,
+            None => self.uid_of_what_was_cut_off(name).await?,
         };
         if let Some(uid) = uid {
             kube.delete_dgd(name, api, &uid, Patience::LONG).await?;
@@ -53,7 +53,7 @@ impl KubernetesCluster {
         let (kube, api) = (&self.0.options.kube, self.0.spec.deployment.api);
         let uid = match uid {
             Some(uid) => Some(uid),
-            None => kube.own_uid(name, api, &self.0.options.owner.run).await?,
+            None => self.uid_of_what_was_cut_off(name).await?,
         };
         if let Some(uid) = uid {
             kube.delete_dgd(name, api, &uid, Patience::SHORT).await?;
@@ -62,7 +62,20 @@ impl KubernetesCluster {
         Ok(())
     }
 
-    /// Removes what an earlier process of the same run left behind, one that was killed, and waits until it is gone.
+    /// Of a deployment whose creation was cut off, if it worked. Once the run is another process's, so may be what has that
+    /// name.
+    async fn uid_of_what_was_cut_off(&self, name: &str) -> Result<Option<String>, ClusterError> {
+        let Options { kube, owner, lease, .. } = &self.0.options;
+        if let Some(lease) = lease
+            && lease.loss().is_some()
+        {
+            return Ok(None);
+        }
+        kube.own_uid(name, self.0.spec.deployment.api, &owner.run).await
+    }
+
+    /// Removes what an earlier process of the same run left behind, one that was killed, and waits until it is gone. What
+    /// other runs left that are gone is mentioned: it may hold the GPUs that this run waits for.
     ///
     /// # Errors
     /// If the API server does not allow it, or something is not gone in time.
@@ -71,17 +84,39 @@ impl KubernetesCluster {
         if let Some(crowd) = &self.0.crowd {
             crowd.remove_leftovers().await?;
         }
-        let left = options.kube.left_behind(&options.owner, api).await?;
-        for (name, uid) in &left {
-            tracing::warn!("an earlier process of this run left {name} behind; it is deleted");
-            options.kube.delete_dgd(name, api, uid, Patience::LONG).await?;
+        let candidates = options.kube.candidates(api, false, None).await?;
+        let (left, of_others): (Vec<_>, Vec<_>) =
+            candidates.into_iter().partition(|thing| thing.run == options.owner.run);
+        for thing in &left {
+            tracing::warn!("an earlier process of this run left {thing} behind; it is deleted");
+            options.kube.delete_dgd(&thing.name, api, &thing.uid, Patience::LONG).await?;
         }
-        let gone = left.iter().map(|(name, uid)| async move {
-            let watching = Watching::start(&options.kube, api, name);
-            until_gone(&watching, name, uid, options.deadlines.removal).await
+        self.mention(of_others).await;
+        let gone = left.iter().map(|thing| async move {
+            let watching = Watching::start(&options.kube, api, &thing.name);
+            until_gone(&watching, &thing.name, &thing.uid, options.deadlines.removal).await
         });
         futures::future::try_join_all(gone).await?;
         Ok(left.len())
+    }
+
+    /// Warns of deployments of runs that are gone.
+    async fn mention(&self, of_others: Vec<Thing>) {
+        let kube = &self.0.options.kube;
+        match kube.abandoned(of_others).await {
+            Ok(abandoned) => {
+                for (run, (why, left)) in abandoned {
+                    tracing::warn!(
+                        "the run {run} is gone ({why}) and has left what holds GPUs: {}; `sla-profiler gc --namespace {}` \
+                         removes it",
+                        left.iter().map(Thing::to_string).collect::<Vec<_>>().join(", "),
+                        kube.namespace
+                    );
+                }
+            }
+            // It was worth a word only.
+            Err(error) => tracing::debug!("{error}"),
+        }
     }
 }
 

@@ -26,7 +26,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::pods::{Patience as PodPatience, PodView, SHORT_PATIENCE};
 use crate::kubernetes::call::Patience;
-use crate::kubernetes::{ClusterError, Kube, Owner};
+use crate::kubernetes::lease;
+use crate::kubernetes::{ClusterError, JOB_POD_LABEL, Kube, LOAD_LABEL, Owner};
 use crate::load::builtin::Options;
 use crate::load::builtin::crowd::{MOST_CLIENTS, Merge, Vocabulary, Work};
 use crate::load::{Endpoint, LoadError, LoadGenerator, LoadReport, Point, Traffic};
@@ -39,10 +40,6 @@ pub const WORK_VARIABLE: &str = "SLA_PROFILER_LOAD";
 /// Environment of a client: its number. Kubernetes sets it in pods of Indexed Jobs.
 pub const INDEX_VARIABLE: &str = "JOB_COMPLETION_INDEX";
 
-/// Label of everything that sends load.
-const LOAD_LABEL: &str = "sla-profiler.dev/load";
-/// Label of a Job's pods, set by Kubernetes.
-const JOB_LABEL: &str = "batch.kubernetes.io/job-name";
 /// Annotation of a pod of an Indexed Job, set by Kubernetes.
 const INDEX_ANNOTATION: &str = "batch.kubernetes.io/job-completion-index";
 const CONTAINER: &str = "client";
@@ -78,6 +75,8 @@ pub struct ClientPods {
 pub(super) struct Crowd {
     kube: Kube,
     owner: Owner,
+    /// Name of the run's lease, if there is one.
+    lease: Option<String>,
     pods: ClientPods,
     scheduling: Duration,
     /// Jobs that were created and not seen to go.
@@ -104,12 +103,13 @@ fn weight(traffic: Traffic) -> u64 {
 }
 
 impl Crowd {
-    pub(super) fn new(kube: &Kube, owner: &Owner, pods: ClientPods, scheduling: Duration) -> Self {
+    pub(super) fn new(options: &super::Options, pods: ClientPods) -> Self {
         Self {
-            kube: kube.clone(),
-            owner: owner.clone(),
+            kube: options.kube.clone(),
+            owner: options.owner.clone(),
+            lease: options.lease.as_ref().map(|lease| lease.name().to_owned()),
             pods,
-            scheduling,
+            scheduling: options.deadlines.scheduling,
             live: Mutex::default(),
             count: AtomicU32::new(0),
             vocabulary: OnceCell::new(),
@@ -121,7 +121,7 @@ impl Crowd {
     pub(super) async fn remove_all(&self) {
         let names: Vec<String> = lock(&self.live).iter().cloned().collect();
         for name in names {
-            match self.kube.delete_job(&name, Patience::SHORT).await {
+            match self.kube.delete_job(&name, None, Patience::SHORT).await {
                 Ok(()) => drop(lock(&self.live).remove(&name)),
                 Err(error) => tracing::error!("{error}"),
             }
@@ -136,7 +136,7 @@ impl Crowd {
         let left = self.kube.jobs_with(&format!("{},{LOAD_LABEL}", self.owner.selector())).await?;
         for name in &left {
             tracing::warn!("an earlier process of this run left the Job {name} behind; it is deleted");
-            self.kube.delete_job(name, Patience::LONG).await?;
+            self.kube.delete_job(name, None, Patience::LONG).await?;
         }
         Ok(left.len())
     }
@@ -178,6 +178,9 @@ impl Crowd {
             format!("load-{}-{:x}-{}", self.owner.run, std::process::id(), self.count.fetch_add(1, Ordering::Relaxed));
         let mut job = job(&name, image, self.pods.like.as_ref(), &work)?;
         self.owner.mark(&mut job, &self.kube.namespace);
+        if let Some(lease) = &self.lease {
+            lease::run::mark(&mut job, lease);
+        }
         // Before the request: one that is cut off may have worked.
         lock(&self.live).insert(name.clone());
         let guard = Guard { crowd: Arc::clone(self), name: Some(name.clone()) };
@@ -250,7 +253,7 @@ impl Guard {
     /// Deletes it and waits until nobody sends any more.
     async fn end(mut self, following: &mut Following) {
         let Some(name) = self.name.clone() else { return };
-        if let Err(error) = self.crowd.kube.delete_job(&name, Patience::LONG).await {
+        if let Err(error) = self.crowd.kube.delete_job(&name, None, Patience::LONG).await {
             // What is live is deleted again at the end.
             tracing::warn!("{error}");
             self.name = None;
@@ -270,7 +273,7 @@ impl Drop for Guard {
         let (Some(name), Ok(runtime)) = (self.name.take(), tokio::runtime::Handle::try_current()) else { return };
         let crowd = Arc::clone(&self.crowd);
         runtime.spawn(async move {
-            if crowd.kube.delete_job(&name, Patience::SHORT).await.is_ok() {
+            if crowd.kube.delete_job(&name, None, Patience::SHORT).await.is_ok() {
                 lock(&crowd.live).remove(&name);
             }
         });
@@ -300,7 +303,7 @@ enum Heard {
 
 impl Following {
     fn start(kube: &Kube, job: &str) -> Self {
-        let config = watcher::Config::default().labels(&format!("{JOB_LABEL}={job}"));
+        let config = watcher::Config::default().labels(&format!("{JOB_POD_LABEL}={job}"));
         let watching = watcher::watcher(kube.pods(), config);
         let (event_sender, events) = mpsc::channel(WAITING);
         let mut tasks = JoinSet::new();

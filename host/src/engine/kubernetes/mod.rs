@@ -44,6 +44,7 @@ use super::{ApplyError, ApplyRequest, Cluster, Deployment, Engine, Launch};
 use crate::dgd;
 use crate::domain::{Aim, EngineFacts, Failure, FailureCause, FailureClass, Measurement, Probe, Role};
 use crate::kubernetes::deployments::mark_candidate;
+use crate::kubernetes::lease::{self, Lease};
 use crate::kubernetes::{CANDIDATE_ANNOTATION, ClusterError, Kube, Owner};
 use crate::load::Endpoint;
 use crate::run::RunDir;
@@ -83,6 +84,8 @@ pub struct Options {
     pub kube: Kube,
     /// Whose run it is.
     pub owner: Owner,
+    /// That the run lives, for others to see; absent where there is no right to leases.
+    pub lease: Option<Lease>,
     /// How to reach engines.
     pub reach: Reach,
     /// How long to wait.
@@ -126,10 +129,7 @@ impl Inner {
 impl KubernetesCluster {
     /// `spec.deployment.api` is the version in which deployments are written.
     pub fn new(spec: RunSpec, bench: Bench, options: Options) -> Self {
-        let crowd = options
-            .client_pods
-            .clone()
-            .map(|pods| Arc::new(Crowd::new(&options.kube, &options.owner, pods, options.deadlines.scheduling)));
+        let crowd = options.client_pods.clone().map(|pods| Arc::new(Crowd::new(&options, pods)));
         Self(Arc::new(Inner { spec, bench, options, live: Mutex::default(), rollout: Mutex::default(), crowd }))
     }
 
@@ -158,6 +158,9 @@ impl KubernetesCluster {
         }
         options.owner.mark(&mut dgd, &options.kube.namespace);
         mark_candidate(&mut dgd);
+        if let Some(lease) = &options.lease {
+            lease::run::mark(&mut dgd, lease.name());
+        }
         Ok((name, dgd))
     }
 
@@ -178,6 +181,16 @@ impl KubernetesCluster {
         };
         let launched = Instant::now();
         let (name, dgd) = self.candidate(launch).map_err(|reason| failure(FailureClass::Launch, reason))?;
+        // Whoever has the run's lease may have a deployment of the same name.
+        if let Some(lease) = &options.lease {
+            tokio::select! {
+                biased;
+                () = bench.stop.requested() => {
+                    return Err(failure(FailureClass::Other, "given up: the run was asked to stop".to_owned()));
+                }
+                confirmed = lease.confirm() => confirmed.map_err(refused)?,
+            }
+        }
         // Before the request: one that is cut off may have worked.
         self.0.live().insert(name.clone(), None);
         let applied = kube.apply_own_dgd(&dgd, spec.deployment.api, &options.owner).await;

@@ -18,7 +18,6 @@
 //! controller of requests, or restricted to other namespaces).
 
 mod job;
-mod lease;
 mod reconcile;
 mod state;
 
@@ -27,13 +26,14 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use k8s_openapi::api::batch::v1::Job;
-use kube::api::{Api, DynamicObject};
+use kube::api::{Api, DynamicObject, ObjectMeta};
 use kube::runtime::controller::Controller;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use tokio::sync::watch;
 
 use super::error::{Action, ClusterError};
+use super::lease::{Claim, Holder, Terms, Work};
 use super::{DGDR_NAME_LABEL, Kube, resources};
 use crate::spec::DgdApi;
 
@@ -51,6 +51,14 @@ const CONCURRENCY: u16 = 8;
 /// Asked to stop, what is under way may take so long: less than the 30 s that Kubernetes gives a pod. A kube-runtime
 /// Controller that is asked before its first list is there may not end by itself.
 const LAST_WORDS: Duration = Duration::from_secs(15);
+
+/// Leader election: one replica works, the others wait. A holder that has not renewed for so long is gone. client-go's
+/// default.
+const LEADER_FOR: Duration = Duration::from_secs(15);
+/// A leader that cannot renew stops working after so long, before another one begins.
+const RENEW_WITHIN: Duration = Duration::from_secs(10);
+/// How often the leader renews.
+const RENEW_EVERY: Duration = Duration::from_secs(2);
 
 /// What the controller needs to know.
 #[derive(Debug, Clone)]
@@ -80,18 +88,25 @@ pub async fn run(kube: Kube, options: Options, stop: watch::Receiver<bool>) -> R
         // An error: nobody is left who could ask us to stop otherwise.
         async move { drop(stop.wait_for(|stop| *stop).await) }
     };
+    let electing = async {
+        let holder = Holder { identity: options.identity.clone(), ..Holder::this(&kube, Work::Controller).await? };
+        let name = Some(format!("{}-controller", options.class));
+        let metadata = ObjectMeta { name, ..ObjectMeta::default() };
+        let terms = Terms { duration: LEADER_FOR, renew_every: RENEW_EVERY, give_up_after: Some(RENEW_WITHIN) };
+        Claim { kube: kube.clone(), metadata, holder, terms }.wait().await
+    };
     let lease = tokio::select! {
         () = stopped() => return Ok(()),
-        lease = lease::acquire(&kube, &options) => lease?,
+        lease = electing => lease?,
     };
     tracing::info!("{} works off the requests of class {}", options.identity, options.class);
-    let lost = lease.keep();
+    let lost = lease.lost();
     tokio::pin!(lost);
     let work = work(kube, options, stopped());
     tokio::pin!(work);
     let outcome = tokio::select! {
         () = &mut work => Ok(()),
-        error = &mut lost => Err(error),
+        loss = &mut lost => Err(ClusterError::Unusable(format!("the lease {} is lost: {loss}", lease.name()))),
         () = async { stopped().await; tokio::time::sleep(LAST_WORDS).await } => {
             tracing::warn!("what was under way is not done after {} s, and is left to the next one", LAST_WORDS.as_secs());
             Ok(())
@@ -99,7 +114,9 @@ pub async fn run(kube: Kube, options: Options, stop: watch::Receiver<bool>) -> R
     };
     if outcome.is_ok() {
         // Another replica need not wait until it runs out.
-        lease.release().await;
+        if let Err(error) = lease.give_back().await {
+            tracing::warn!("the lease {} was not given back and runs out by itself: {error}", lease.name());
+        }
     }
     outcome
 }
