@@ -11,7 +11,7 @@ import functools
 
 from componentize_py_types import Err
 from wit_world.imports import log
-from wit_world.imports.types import Error_Other
+from wit_world.imports.types import Error_BadSetting, Error_Other, Error_Unsupported
 
 
 def _print(*values, sep=" ", end="", file=None, flush=False):
@@ -27,10 +27,16 @@ def guarded(call):
     @functools.wraps(call)
     def wrapper(*args):
         try:
-            return call(*args)
-        except Err:
-            raise  # an error of the contract, raised on purpose
+            answer = call(*args)
+            expected = call.__annotations__.get("return", object)
+            if not isinstance(answer, expected):  # else: a bare trap
+                raise TypeError(f"{call.__name__} answered {answer!r}, but must answer {getattr(expected, '__name__', expected)}")
+            return answer
         except BaseException as error:
+            if isinstance(error, Err):
+                if isinstance(error.value, (Error_BadSetting, Error_Unsupported, Error_Other)):
+                    raise  # an error of the contract, raised on purpose
+                error = RuntimeError(error.value).with_traceback(error.__traceback__)  # a call of the host said no
             place, trace = [], error.__traceback__
             while trace is not None:
                 place.append(f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}")

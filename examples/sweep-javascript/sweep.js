@@ -13,11 +13,14 @@ globalThis.console = { log: say("info"), info: say("info"), debug: say("debug"),
 // An exception that nobody catches is a bare trap; this makes it an error that the user gets to read.
 const guarded = (name, call) => (...args) => {
   try {
-    return call(...args);
+    const answer = call(...args);
+    if (answer == null) throw new TypeError("it answered nothing"); // else: a bare trap
+    return answer;
   } catch (thrown) {
     if (thrown?.tag) throw thrown; // an error of the contract, thrown on purpose
     const place = String(thrown?.stack ?? "").trim().split("\n")[0].trim();
-    const message = `${name}: ${thrown} ${place}`;
+    const said = thrown?.payload ? JSON.stringify(thrown.payload) : thrown; // payload: a call of the host said no
+    const message = `${name}: ${said} ${place}`;
     write("error", message);
     throw { tag: "other", val: message };
   }

@@ -117,3 +117,30 @@ pub fn history() -> History {
         failures: Vec::new(),
     }
 }
+
+/// A question with `count` candidates, half of them for each role, each measured: prefill at one point, decode at four.
+pub fn question(count: u32, total_gpus: u32, demand: Demand) -> (Job, Vec<Candidate>, History) {
+    let mut job = job();
+    (job.hardware.total_gpus, job.demand) = (total_gpus, demand);
+    let role = |id| if id < count / 2 { Role::Prefill } else { Role::Decode };
+    let gpus = |id: u32| 1 << (id % 4);
+    let prior = Prior { latency_ms: 50.0, tokens_per_second_per_gpu: 5e3, relative_error: 0.3, kv_tokens: 500_000.0 };
+    let candidates: Vec<_> =
+        (0..count).map(|id| Candidate { role: role(id), mapping: Mapping::tensor(gpus(id)), prior }).collect();
+    let workload = job.workload;
+    let points = (0..count).flat_map(|id| {
+        // Larger engines are faster, by less than they are larger; no two candidates are alike.
+        let faster = f64::from(gpus(id)).powf(0.7) / (1.0 + f64::from(id) / f64::from(count));
+        let loads: &[u32] = if role(id) == Role::Prefill { &[1] } else { &[1, 16, 64, 128] };
+        loads.iter().map(move |&load| {
+            let alone_ms = if role(id) == Role::Prefill { 60.0 } else { 6.0 };
+            let latency_ms = alone_ms / faster * (1.0 + f64::from(load - 1) / 64.0);
+            let mut point = measurement(id, role(id), workload.isl, load, latency_ms);
+            point.input_tokens_per_second_per_gpu /= f64::from(gpus(id));
+            point.output_tokens_per_second_per_gpu /= f64::from(gpus(id));
+            point
+        })
+    });
+    let history = History { facts: (0..count).map(facts).collect(), measurements: points.collect(), failures: vec![] };
+    (job, candidates, history)
+}

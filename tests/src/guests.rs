@@ -35,6 +35,17 @@ pub fn sweep(name: &str) -> Vec<u8> {
     component(Kind::SweepStrategy, &wat(name))
 }
 
+/// The names of all sweep strategies in `guests/`.
+pub fn sweeps() -> Vec<String> {
+    let files = fs::read_dir(root().join("guests")).expect("the folder of guests");
+    let mut names: Vec<String> = files
+        .filter_map(|file| file.expect("readable").file_name().to_str()?.strip_suffix(".wat").map(str::to_owned))
+        .filter(|name| !["prelude", "describe"].contains(&name.as_str()))
+        .collect();
+    names.sort();
+    names
+}
+
 /// A component of the kind's world: the text of a core module, or what goes into one after the prelude.
 pub fn component(kind: Kind, body: &str) -> Vec<u8> {
     Contract::default().component(world(kind), body)
@@ -166,6 +177,66 @@ pub fn ranks(prefill: &[Choice], decode: &[Choice]) -> Vec<u8> {
         table(16384, decode),
     );
     component(Kind::SelectionPolicy, &body)
+}
+
+/// A selection policy with so many notes, each of them the same megabyte.
+pub fn repeats_a_note(times: u32) -> Vec<u8> {
+    let body = format!(
+        "(func (export \"sla-profiler:selection/policy@0.1.0#select\") (param i32) (result i32) (local $at i32)
+          (local.set $at (i32.const 1048576))
+          (loop $more
+            (i32.store (local.get $at) (i32.const 3145728))
+            (i32.store offset=4 (local.get $at) (i32.const 1000000))
+            (local.set $at (i32.add (local.get $at) (i32.const 8)))
+            (br_if $more (i32.lt_u (local.get $at) (i32.const {end}))))
+          (i32.store (i32.const 4116) (i32.const 1048576))
+          (i32.store (i32.const 4120) (i32.const {times}))
+          (i32.const 4096))",
+        end = 1_048_576 + 8 * times,
+    );
+    component(Kind::SelectionPolicy, &body)
+}
+
+/// A number as WebAssembly has lengths: LEB128.
+fn leb128(mut number: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let low = u8::try_from(number & 0x7f).expect("seven bits");
+        number >>= 7;
+        if number == 0 {
+            bytes.push(low);
+            return bytes;
+        }
+        bytes.push(low | 0x80);
+    }
+}
+
+fn section(id: u8, content: &[u8]) -> Vec<u8> {
+    [&[id][..], &leb128(content.len()), content].concat()
+}
+
+/// A component that holds another one, and nothing else.
+pub fn around(inner: &[u8]) -> Vec<u8> {
+    [b"\0asm\x0d\0\x01\0", &section(4, inner)[..]].concat()
+}
+
+/// A component with a module in it that exports one function under so many names.
+pub fn exports(count: usize) -> Vec<u8> {
+    let names = (0..count).flat_map(|i| {
+        let name = format!("x{i}");
+        [&leb128(name.len())[..], name.as_bytes(), &[0, 0]].concat()
+    });
+    let exports: Vec<u8> = leb128(count).into_iter().chain(names).collect();
+    let module = [
+        &b"\0asm\x01\0\0\0"[..],
+        // One type, one function of it, and its body.
+        &section(1, &[1, 0x60, 0, 0]),
+        &section(3, &[1, 0]),
+        &section(7, &exports),
+        &section(10, &[1, 2, 0, 0x0b]),
+    ]
+    .concat();
+    [b"\0asm\x0d\0\x01\0", &section(1, &module)[..]].concat()
 }
 
 /// A plan as a guest writes it; rates and times as WebAssembly text has them.

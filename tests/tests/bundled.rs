@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
-use sla_profiler::domain::History;
+use sla_profiler::domain::{Demand, History};
 use sla_profiler::plugin::api::Kind;
 use sla_profiler::plugin::{HostOptions, PluginHost, bundled, default_choice};
 use sla_profiler::replay::{Recording, answer};
 use sla_profiler::spec::{PluginChoice, PluginSource};
+use sla_profiler_tests::fixtures::question;
 use sla_profiler_tests::recorded::QUICKSTART;
 
 fn host(cache: &std::path::Path) -> PluginHost {
@@ -26,6 +27,23 @@ fn every_bundled_plugin_fits_its_world_and_says_who_it_is() {
         let settings = plugin.settings.iter().map(|s| (s.name.clone(), s.default.clone())).collect();
         let choice = PluginChoice { settings, ..PluginChoice::new(source) };
         host.load(plugin.identity.kind, &choice).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+#[test]
+fn the_work_of_select_throughput_grows_little_faster_than_its_input() {
+    let cache = tempfile::tempdir().unwrap();
+    let host = host(&cache.path().join("cache"));
+    let policy = host.selection(&PluginChoice::new(PluginSource::Named("select-throughput".to_owned()))).unwrap();
+    for e2e_ms in [None, Some(3_000.0)] {
+        let fuel = |count| {
+            let (mut job, candidates, history) = question(count, 64, Demand::Budget);
+            job.sla.e2e_ms = e2e_ms;
+            policy.select(&job, &candidates, &history).unwrap().cost.fuel as f64
+        };
+        // n log n: 2.15 from 1,000 to 2,000. A quadratic part shows as 4.
+        let growth = fuel(2_000) / fuel(1_000);
+        assert!(growth < 2.4, "{growth} with an end-to-end target of {e2e_ms:?}");
     }
 }
 

@@ -46,6 +46,9 @@ impl Bench {
         std::fs::create_dir(dir.path().join("data")).unwrap();
         std::fs::write(dir.path().join("data/prices"), "2.50").unwrap();
         std::fs::write(dir.path().join("secret"), "secret").unwrap();
+        std::os::unix::fs::symlink("../secret", dir.path().join("data/out")).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("secret"), dir.path().join("data/absolute")).unwrap();
+        std::os::unix::fs::symlink("..", dir.path().join("data/up")).unwrap();
         Self { host, dir }
     }
 
@@ -79,7 +82,17 @@ impl Bench {
 fn a_granted_folder_can_be_read_and_nothing_beside_it() {
     let bench = Bench::new();
     assert_eq!(bench.answer(&bench.granted(&reads("prices"))).unwrap(), "2.50");
-    for (path, case) in [("none", "1"), ("../secret", "2"), ("/etc/passwd", "2")] {
+    for (path, case) in [
+        ("none", "1"),
+        ("../secret", "2"),
+        ("./../data/../secret", "2"),
+        ("/etc/passwd", "2"),
+        ("/proc/self/environ", "2"),
+        ("out", "2"),
+        ("absolute", "2"),
+        ("up/secret", "2"),
+        ("", "2"),
+    ] {
         assert_eq!(bench.answer(&bench.granted(&reads(path))).unwrap(), case, "{path}");
     }
 }

@@ -138,6 +138,29 @@ fn a_flood_of_host_calls_meets_the_deadline() {
 }
 
 #[test]
+fn a_guest_that_only_moves_memory_meets_the_deadline() {
+    let bench = Bench::with(Limits { fuel: u64::MAX, deadline_ms: 50, ..limits() });
+    assert!(matches!(bench.fails(&guests::sweep("bulk-fill")), CallProblem::Deadline { .. }));
+}
+
+#[test]
+fn large_log_lines_in_masses_meet_the_deadline() {
+    let bench = Bench::with(Limits { fuel: u64::MAX, deadline_ms: 50, ..limits() });
+    assert!(matches!(bench.fails(&guests::sweep("log-overlapping")), CallProblem::Deadline { .. }));
+}
+
+#[test]
+fn tidying_up_that_never_ends_runs_out_of_fuel() {
+    assert!(matches!(Bench::new().fails(&guests::sweep("endless-cleanup")), CallProblem::OutOfFuel { .. }));
+}
+
+#[test]
+fn a_flood_of_host_calls_while_starting_up_is_a_plugin_that_cannot_be_loaded() {
+    let error = Bench::with(Limits { fuel: 1_000_000, ..limits() }).refuses(&guests::sweep("log-at-start"));
+    assert!(matches!(error.problem(), Problem::Call { export: "describe", .. }), "{error}");
+}
+
+#[test]
 fn an_allocator_that_never_answers_runs_out_of_fuel() {
     assert!(matches!(Bench::new().fails(&guests::sweep("realloc-loops")), CallProblem::OutOfFuel { .. }));
 }
@@ -215,6 +238,18 @@ fn recursion_stops_at_the_stack_limit() {
 fn a_huge_answer_is_not_copied() {
     let problem = Bench::new().fails(&guests::sweep("huge-list"));
     assert_eq!(problem, CallProblem::TooMuchData { limit: 1 << 20 });
+}
+
+#[test]
+fn strings_that_lie_on_each_other_are_counted_each_time() {
+    let error = Bench::new().select(&guests::repeats_a_note(100_000)).expect_err("100 GB");
+    assert!(matches!(error.problem(), Problem::Call { problem: CallProblem::TooMuchData { .. }, .. }), "{error}");
+}
+
+#[test]
+fn a_huge_description_is_not_copied() {
+    let error = Bench::new().refuses(&guests::sweep("describe-settings"));
+    assert!(matches!(error.problem(), Problem::Call { problem: CallProblem::TooMuchData { .. }, .. }), "{error}");
 }
 
 #[test]
@@ -631,37 +666,41 @@ fn a_trap_at_the_17th_host_call_costs_one_decision_each_time() {
     }
 }
 
-/// A component that holds another one, and nothing else: its section 4.
-fn around(inner: &[u8]) -> Vec<u8> {
-    let mut outer = b"\0asm\x0d\0\x01\0\x04".to_vec();
-    let mut length = inner.len();
-    while length >= 0x80 {
-        outer.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
-        length >>= 7;
-    }
-    outer.push(u8::try_from(length).unwrap());
-    outer.extend(inner);
-    outer
-}
-
 #[test]
 fn a_plugin_within_a_component_is_no_plugin() {
-    let error = Bench::new().refuses(&around(&guests::sweep("done")));
+    let error = Bench::new().refuses(&guests::around(&guests::sweep("done")));
     assert!(matches!(load_problem(&error), LoadProblem::NotAPlugin { exports } if exports.is_empty()), "{error}");
 }
 
 #[test]
 fn components_nested_a_thousand_deep_are_refused() {
-    let nested = (0..1_000).fold(b"\0asm\x0d\0\x01\0".to_vec(), |inner, _| around(&inner));
+    let nested = (0..1_000).fold(b"\0asm\x0d\0\x01\0".to_vec(), |inner, _| guests::around(&inner));
     let error = Bench::new().refuses(&nested);
     assert!(matches!(load_problem(&error), LoadProblem::Malformed(_) | LoadProblem::NotAPlugin { .. }), "{error}");
 }
 
 #[test]
 fn exports_in_masses_do_not_fill_the_message() {
-    let exports: String = (0..100_000).map(|i| format!("(export \"x{i}\" (instance $e))")).collect();
+    let exports: String = (0..10_000).map(|i| format!("(export \"x{i}\" (instance $e))")).collect();
     let error = Bench::new().refuses(&wat::parse_str(format!("(component (instance $e) {exports})")).unwrap());
     assert!(error.to_string().len() < 2_000, "{}", error.to_string().len());
+}
+
+#[test]
+fn a_million_exports_are_refused_before_they_are_kept() {
+    let error = Bench::new().refuses(&guests::exports(1_000_000));
+    assert!(matches!(load_problem(&error), LoadProblem::DeclaresTooMuch { limit: 1_048_576 }), "{error}");
+    let error = Bench::new().refuses(&guests::exports(10_000));
+    assert!(matches!(load_problem(&error), LoadProblem::NotAPlugin { .. }), "a few are read: {error}");
+}
+
+#[test]
+fn memories_that_other_threads_or_64_bits_could_reach_are_refused() {
+    for memory in ["(memory 1 1 shared)", "(memory i64 1)"] {
+        let core = format!("(component (core module {memory}))");
+        let error = Bench::new().refuses(&guests::assemble(&core));
+        assert!(!error.to_string().is_empty(), "{memory}");
+    }
 }
 
 #[test]

@@ -86,6 +86,43 @@ fn an_exception_or_panic_of_a_new_project_comes_with_its_message_and_place() {
 }
 
 #[test]
+fn a_policy_in_rust_reads_the_folder_that_the_user_grants() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = run(call(&["plugin", "new", "my-own", "--kind", "selection", "--lang", "rust"], folder.path()));
+    assert_eq!(made.code, 0, "{}", made.err);
+    let project = folder.path().join("my-own");
+    let code = std::fs::read_to_string(project.join("src/lib.rs")).unwrap();
+    let reads = "let data = sla_profiler_plugin::files::Folder::granted(\"data\");
+        let least: f64 = data.text(\"least\")?.trim().parse().map_err(|_| Error::Other(\"no number\".to_owned()))?;
+        assert_eq!(data.entries(\"\")?, [\"least\"]);
+        let rank =";
+    let code = code.replacen("let rank =", reads, 1).replacen(
+        "score: if meets_sla { rate }",
+        "score: if meets_sla { rate.max(least) }",
+        1,
+    );
+    std::fs::write(project.join("src/lib.rs"), code).unwrap();
+    let built = run(call(&["plugin", "build"], &project));
+    assert_eq!(built.code, 0, "{}", built.err);
+
+    std::fs::create_dir(project.join("empty")).unwrap();
+    std::fs::create_dir(project.join("data")).unwrap();
+    std::fs::write(project.join("data/least"), "1.5\n").unwrap();
+    let check = |grant: &[&str]| run(call(&[&["plugin", "check", "build/my-own.wasm"], grant].concat(), &project));
+    let refused = check(&[]);
+    assert_eq!(refused.code, 4, "{}", refused.out);
+    assert!(refused.err.contains("sla-profiler:base/files@0.1.0") && refused.err.contains("--selection-grant"));
+    let missing = check(&["--grant", "data=empty"]);
+    assert!(missing.out.contains("\"least\" in the folder `data`: there is no such file"), "{}", missing.out);
+    let other = check(&["--grant", "prices=data"]);
+    assert!(other.out.contains("granted: prices") && other.out.contains("--selection-grant data=DIR"), "{}", other.out);
+    let granted = check(&["--grant", "data=data"]);
+    assert_eq!(granted.code, 0, "{}\n{}", granted.out, granted.err);
+    let bench = run(call(&["plugin", "bench", "build/my-own.wasm", "--grant", "data=data"], &project));
+    assert_eq!(bench.code, 0, "{}\n{}", bench.out, bench.err);
+}
+
+#[test]
 fn what_stands_against_building_is_said_with_the_next_step() {
     let folder = tempfile::tempdir().unwrap();
     let none = run(call(&["plugin", "build"], folder.path()));

@@ -144,9 +144,15 @@ fn declined(error: &PluginError) -> bool {
 
 /// The error with the last words of the plugin, which hold a panic's message.
 fn describe(error: &PluginError) -> String {
+    let crashed = matches!(error.problem(), Problem::Call { problem: CallProblem::Trap { .. }, .. });
     match error.log().last() {
-        Some(line) => format!("{error}; its last words: {line}"),
-        None => error.to_string(),
+        // A crash quotes them itself.
+        Some(line) if !crashed => format!("{error}; its last words: {line}"),
+        None if crashed => format!(
+            "{error}, without a word in the log. In JavaScript and Python an answer ends so that lacks a field or has one \
+             of another type: compare it with wit/"
+        ),
+        _ => error.to_string(),
     }
 }
 

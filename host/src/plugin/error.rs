@@ -208,6 +208,12 @@ pub enum LoadProblem {
         /// The limit.
         limit: u64,
     },
+    /// Declares more than [`super::Limits::declared_bytes`].
+    #[error("declares types, imports and exports on more than {limit} bytes, the limit `declared_bytes`")]
+    DeclaresTooMuch {
+        /// The limit.
+        limit: usize,
+    },
     /// Nothing in it.
     #[error("is empty")]
     Empty,
@@ -354,10 +360,18 @@ fn settings(known: &[String]) -> String {
 impl LoadProblem {
     /// See [`PluginError::hint`].
     fn hint(&self) -> Option<String> {
-        let build = "build it with `cargo build --target wasm32-unknown-unknown`";
+        let build = "build it with `sla-profiler plugin build`, or with `cargo build --target wasm32-unknown-unknown`";
         let hint = match self {
-            Self::NotFound => "a plugin is a name from `sla-profiler plugin list` or the path of a `.wasm` file".into(),
+            Self::NotFound => {
+                "a plugin is a name from `sla-profiler plugin list` or the path of a `.wasm` file; `sla-profiler plugin \
+                 build DIR` makes one of a project"
+                    .into()
+            }
+            Self::NotAFile => {
+                "give a `.wasm` file; `sla-profiler plugin build DIR` makes one of a project: DIR/build/NAME.wasm".into()
+            }
             Self::TooLarge { .. } => "strip it of debug information, or raise the limit".into(),
+            Self::DeclaresTooMuch { .. } => "export only what the plugin's world has".into(),
             Self::Empty | Self::NotWasm => format!("give a WebAssembly component; {build}"),
             Self::Precompiled => "give the `.wasm` file that it was made of".into(),
             Self::CoreModule => {
@@ -402,9 +416,9 @@ impl LoadProblem {
                 let near = text::nearest(name, known.iter().map(String::as_str))?;
                 format!("did you mean `{near}`?")
             }
-            Self::UnknownName { name, known } if Path::new(name).extension().is_some_and(|e| e == "wasm") => {
-                let _ = known;
-                "to give a file in this folder, write `./` before its name".into()
+            // Also a project's folder: the next error then says how to build it.
+            Self::UnknownName { name, .. } if Path::new(name).exists() => {
+                "to give what lies in this folder, write `./` before its name".into()
             }
             Self::UnknownName { name, known } => {
                 let near = text::nearest(name, known.iter().map(String::as_str))?;
@@ -416,7 +430,6 @@ impl LoadProblem {
             }
             Self::Compiler { .. }
             | Self::Unreadable(_)
-            | Self::NotAFile
             | Self::Compile(_)
             | Self::Description(_)
             | Self::Engine(_) => {

@@ -42,6 +42,8 @@ pub struct Limits {
     pub log_chars: usize,
     /// Size of a plugin file in bytes.
     pub file_bytes: u64,
+    /// Bytes of a plugin file that declare something: types, imports, exports and the like, everywhere in it.
+    pub declared_bytes: usize,
     /// Address space in bytes of the process that compiles a plugin.
     pub compile_memory_bytes: u64,
     /// CPU time in seconds of the process that compiles a plugin.
@@ -76,6 +78,9 @@ impl Default for Limits {
             log_chars: 400,
             // A Python plugin is 18 MB.
             file_bytes: 32 << 20,
+            // A Python plugin has 308 kB of them. They are read before there is a process of its own to bound that: a
+            // million exports of 10 MB would take the host's memory by the hundred megabytes.
+            declared_bytes: 1 << 20,
             compile_memory_bytes: 4 << 30,
             // A Python plugin of 18 MB takes 8 s in a release build, 22 s in a development build, and less than 1 GiB.
             compile_cpu_s: 120,

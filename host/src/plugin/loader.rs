@@ -111,7 +111,7 @@ impl Loader<'_> {
         subject.sha256 = Some(sha256.clone());
         let failed = |problem: LoadProblem| PluginError::new(subject.clone(), problem);
 
-        let surface = Surface::read(wasm).map_err(failed)?;
+        let surface = Surface::read(wasm, self.limits.declared_bytes).map_err(failed)?;
         let kind = surface.check(wanted).map_err(failed)?;
         // What comes with the program is as trusted as the program.
         let compiler = if bundled { &Compiler::Here } else { self.compiler };

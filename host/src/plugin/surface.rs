@@ -29,11 +29,11 @@ pub(super) struct Item {
 }
 
 impl Surface {
-    /// Reads a file.
+    /// Reads a file that declares at most so many bytes.
     ///
     /// # Errors
-    /// Each way in which the bytes are no component, told apart.
-    pub(super) fn read(bytes: &[u8]) -> Result<Self, LoadProblem> {
+    /// Each way in which the bytes are no component, told apart; and one that declares more.
+    pub(super) fn read(bytes: &[u8], declared_bytes: usize) -> Result<Self, LoadProblem> {
         if bytes.is_empty() {
             return Err(LoadProblem::Empty);
         }
@@ -46,7 +46,11 @@ impl Surface {
         if Parser::is_core_wasm(bytes) {
             return Err(LoadProblem::CoreModule);
         }
-        Self::outermost(bytes).map_err(|error| LoadProblem::Malformed(text::reason(&error)))
+        let malformed = |error: BinaryReaderError| LoadProblem::Malformed(text::reason(&error));
+        if !declares_at_most(bytes, declared_bytes).map_err(malformed)? {
+            return Err(LoadProblem::DeclaresTooMuch { limit: declared_bytes });
+        }
+        Self::outermost(bytes).map_err(malformed)
     }
 
     /// The items of the outermost component; those of modules and components within it are nobody's business.
@@ -181,6 +185,32 @@ impl Item {
     }
 }
 
+/// Whether the file's declarations, those of all that it holds among them, take so many bytes at most: whoever validates
+/// them keeps each in memory. Code, data, elements and custom sections are read and forgotten.
+fn declares_at_most(bytes: &[u8], limit: usize) -> Result<bool, BinaryReaderError> {
+    let mut declared = 0_usize;
+    for payload in Parser::new(0).parse_all(bytes) {
+        let payload = payload?;
+        let is_declaration = !matches!(
+            payload,
+            Payload::CustomSection(_)
+                | Payload::CodeSectionStart { .. }
+                | Payload::CodeSectionEntry(_)
+                | Payload::DataSection(_)
+                | Payload::ElementSection(_)
+                | Payload::ModuleSection { .. }
+                | Payload::ComponentSection { .. }
+        );
+        if let Some((_, range)) = payload.as_section().filter(|_| is_declaration) {
+            declared = declared.saturating_add(range.len());
+        }
+        if declared > limit {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Types ask for nothing, except for resources: these are handles to something that the host would have to own.
 fn is_ability(ty: &ComponentEntityType) -> bool {
     !matches!(ty, ComponentEntityType::Type { created, .. } if !matches!(created, ComponentAnyTypeId::Resource(_)))
@@ -190,8 +220,12 @@ fn is_ability(ty: &ComponentEntityType) -> bool {
 mod tests {
     use super::*;
 
+    fn read(bytes: &[u8]) -> Result<Surface, LoadProblem> {
+        Surface::read(bytes, 1 << 20)
+    }
+
     fn surface(component: &str) -> Surface {
-        Surface::read(&wat::parse_str(component).expect("a test's own text")).expect("a component")
+        read(&wat::parse_str(component).expect("a test's own text")).expect("a component")
     }
 
     fn exporting(names: &[&str]) -> Surface {
@@ -202,12 +236,12 @@ mod tests {
     #[test]
     fn what_is_no_component_is_told_apart() {
         let core = wat::parse_str("(module)").expect("valid");
-        assert!(matches!(Surface::read(b""), Err(LoadProblem::Empty)));
-        assert!(matches!(Surface::read(b"#!/bin/sh\n"), Err(LoadProblem::NotWasm)));
-        assert!(matches!(Surface::read(&core), Err(LoadProblem::CoreModule)));
+        assert!(matches!(read(b""), Err(LoadProblem::Empty)));
+        assert!(matches!(read(b"#!/bin/sh\n"), Err(LoadProblem::NotWasm)));
+        assert!(matches!(read(&core), Err(LoadProblem::CoreModule)));
         let component = wat::parse_str("(component (import \"f\" (func)))").expect("valid");
-        assert!(matches!(Surface::read(&component[..component.len() - 1]), Err(LoadProblem::Malformed(_))));
-        assert!(matches!(Surface::read(b"\0asm"), Err(LoadProblem::Malformed(_))));
+        assert!(matches!(read(&component[..component.len() - 1]), Err(LoadProblem::Malformed(_))));
+        assert!(matches!(read(b"\0asm"), Err(LoadProblem::Malformed(_))));
     }
 
     #[test]
@@ -215,7 +249,7 @@ mod tests {
         let name = "a:b/c@1.0.0";
         let component = wat::parse_str(format!("(component (import \"{name}\" (func)))")).expect("valid");
         let hostile = String::from_utf8_lossy(&component).replace(name, "a:b/c@\x1b[2J\n");
-        let Err(LoadProblem::Malformed(reason)) = Surface::read(hostile.as_bytes()) else { panic!("it is malformed") };
+        let Err(LoadProblem::Malformed(reason)) = read(hostile.as_bytes()) else { panic!("it is malformed") };
         assert!(reason.contains("import name") && !reason.chars().any(char::is_control), "{reason:?}");
     }
 
@@ -232,6 +266,19 @@ mod tests {
         let refused: Vec<String> = surface.imports.iter().filter_map(Item::refused).collect();
         let expected = ["a:b/fs@1.0.0", "sla-profiler:base/log@0.1.3 (flush)", "sla-profiler:base/log@0.2.0", "run"];
         assert_eq!(refused, expected);
+    }
+
+    #[test]
+    fn declarations_are_counted_wherever_they_stand_and_code_and_data_are_not() {
+        let exports: String = (0..100).map(|i| format!("(export \"x{i}\" (func 0))")).collect();
+        let module =
+            format!("(core module (func) {exports} (memory 1) (data (i32.const 0) \"{}\"))", "x".repeat(10_000));
+        for component in [format!("(component {module})"), format!("(component (component {module}))")] {
+            let component = wat::parse_str(component).expect("valid");
+            assert!(Surface::read(&component, 2_000).is_ok());
+            let refused = Surface::read(&component, 500);
+            assert!(matches!(refused, Err(LoadProblem::DeclaresTooMuch { limit: 500 })), "{refused:?}");
+        }
     }
 
     #[test]

@@ -34,7 +34,14 @@ impl Scaffold<'_> {
         check_name(self.name).map_err(|reason| Error::Project { reason })?;
         match folder.read_dir().map(Iterator::count) {
             Ok(1..) => {
-                let reason = format!("{} holds something already; choose another folder", folder.display());
+                let reason = format!(
+                    "{} holds something already; choose another folder with --dir, or another name",
+                    folder.display()
+                );
+                return Err(Error::Project { reason });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                let reason = format!("{} is no folder; choose another one with --dir", folder.display());
                 return Err(Error::Project { reason });
             }
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -146,7 +153,17 @@ fn check_name(name: &str) -> Result<(), String> {
     if is_fine {
         return Ok(());
     }
-    Err(format!("`{name}` is no name for a plugin: lower case letters, digits and dashes, a letter first, at most 64"))
+    let rule = "lower case letters, digits and dashes, a letter first, at most 64";
+    let near = nearest_name(name).map(|near| format!("; for example `{near}`")).unwrap_or_default();
+    Err(format!("`{name}` is no name for a plugin: {rule}{near}"))
+}
+
+/// The same name with everything out of place gone.
+fn nearest_name(name: &str) -> Option<String> {
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let name = words.collect::<Vec<_>>().join("-").to_ascii_lowercase();
+    let name = name.trim_start_matches(|c: char| !c.is_ascii_lowercase());
+    (1..=64).contains(&name.len()).then(|| name.to_owned())
 }
 
 /// `my-plugin` as `MyPlugin`.
@@ -207,6 +224,7 @@ mod tests {
             assert!(check_name(name).is_err(), "{name}");
         }
         assert!(check_name("a-1").is_ok());
+        assert!(check_name("Bad_Name").unwrap_err().ends_with("for example `bad-name`"));
         assert_eq!(pascal("cheap-first-2"), "CheapFirst2");
     }
 

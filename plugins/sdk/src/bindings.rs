@@ -29,6 +29,21 @@ pub mod base {
     });
 }
 
+/// What plugins import besides that read granted folders: the linker leaves it out of those that do not.
+#[allow(missing_docs, reason = "generated: the documentation is in wit/")]
+#[allow(unsafe_code, reason = "generated: the canonical ABI is raw memory")]
+#[allow(clippy::all, clippy::allow_attributes_without_reason, rust_2018_idioms, reason = "generated")]
+pub mod files {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        inline: "
+            package sla-profiler:guest-files;
+            world files { import sla-profiler:base/files@0.1.0; }
+        ",
+        generate_all,
+    });
+}
+
 /// The half of `sweep-strategy` that is not `base`.
 #[allow(missing_docs, reason = "generated: the documentation is in wit/")]
 #[allow(unsafe_code, reason = "generated: the canonical ABI is raw memory")]

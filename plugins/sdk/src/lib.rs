@@ -41,6 +41,7 @@
 //! allows, and which plugins come with the program; `wit/` is the contract itself.
 
 mod about;
+pub mod files;
 pub mod log;
 pub mod packing;
 pub mod queueing;

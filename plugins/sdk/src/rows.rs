@@ -206,6 +206,7 @@ impl Measurements {
         (0..self.candidate.len()).map(|row| self.row(row))
     }
 
+    #[inline]
     fn row(&self, row: usize) -> Measurement {
         Measurement {
             candidate: at(&self.candidate, row, u32::MAX),
@@ -381,6 +382,7 @@ impl Candidates {
         self.role.get(id as usize).copied()
     }
 
+    #[inline]
     fn row(&self, id: u32, role: Role) -> Candidate<'_> {
         let row = id as usize;
         Candidate {
@@ -459,13 +461,24 @@ pub fn best_per_candidate(choices: impl IntoIterator<Item = crate::Choice>) -> V
 /// [`best_per_candidate`] of anything that has a candidate, a verdict and a score; for policies that put the ranking into
 /// words only when it stands.
 pub fn best_standing<T>(items: impl IntoIterator<Item = T>, standing: impl Fn(&T) -> (u32, bool, f64)) -> Vec<T> {
-    let mut ranked: Vec<_> = items.into_iter().map(|item| (standing(&item), item)).collect();
-    let score = |score: f64| if score.is_nan() { f64::NEG_INFINITY } else { score };
-    ranked.sort_by(|((_, a_meets, a), _), ((_, b_meets, b), _)| {
-        b_meets.cmp(a_meets).then(score(*b).total_cmp(&score(*a)))
-    });
-    let mut seen = std::collections::BTreeSet::new();
-    ranked.retain(|((candidate, ..), _)| seen.insert(*candidate));
+    // With what they are compared by: verdict, score, and place among the items.
+    let mut ranked: Vec<((bool, f64, usize), T)> = Vec::new();
+    let score_of = |score: f64| if score.is_nan() { f64::NEG_INFINITY } else { score };
+    let compare =
+        |a: &(bool, f64, usize), b: &(bool, f64, usize)| b.0.cmp(&a.0).then(b.1.total_cmp(&a.1)).then(a.2.cmp(&b.2));
+    // Only the best of each candidate is sorted.
+    let mut place_of = std::collections::BTreeMap::new();
+    for (number, item) in items.into_iter().enumerate() {
+        let (candidate, meets_sla, score) = standing(&item);
+        let rank = (meets_sla, score_of(score), number);
+        let place = *place_of.entry(candidate).or_insert(ranked.len());
+        match ranked.get_mut(place) {
+            None => ranked.push((rank, item)),
+            Some(best) if compare(&rank, &best.0).is_lt() => *best = (rank, item),
+            Some(_) => {}
+        }
+    }
+    ranked.sort_unstable_by(|(a, _), (b, _)| compare(a, b));
     ranked.into_iter().map(|(_, item)| item).collect()
 }
 

@@ -37,6 +37,14 @@ pub fn job() -> Job {
     }
 }
 
+/// Grants a folder with these files (path and text) to the test's own thread, for [`crate::files::Folder`].
+pub fn grant(folder: &str, files: &[(&str, &str)]) {
+    #[cfg(not(target_family = "wasm"))]
+    crate::files::source::grant(folder, files);
+    #[cfg(target_family = "wasm")]
+    let _ = (folder, files);
+}
+
 /// A candidate without attention DP and without a prior.
 pub const fn candidate(role: Role, label: &str, gpus: u32) -> Candidate<'_> {
     Candidate {

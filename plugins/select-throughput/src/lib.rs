@@ -24,12 +24,12 @@ impl SelectionPolicy for SelectThroughput {
 
     fn select(job: &Job, _: &Demand, candidates: &Candidates, history: &History) -> Result<Selection, Error> {
         Settings::new(Self::about(), job)?;
-        let prefill = points(job, Role::Prefill, candidates, history);
-        let decode = points(job, Role::Decode, candidates, history);
+        let [prefill, decode] = points(job, candidates, history);
+        let kv_tokens = kv_tokens(candidates, history);
         let (prefill_ranking, decode_ranking) = match job.sla.e2e_ms {
-            Some(limit_ms) => by_pair(job, limit_ms, &prefill, &decode, history),
+            Some(limit_ms) => by_pair(job, limit_ms, &prefill, &decode, &kv_tokens),
             None => {
-                let by_role = |role, points: &[Point<'_>]| by_role(job, role, points, history);
+                let by_role = |role, points: &[Point<'_>]| by_role(job, role, points, &kv_tokens);
                 (by_role(Role::Prefill, &prefill), by_role(Role::Decode, &decode))
             }
         };
@@ -66,20 +66,21 @@ struct Point<'a> {
     requests_per_second_per_gpu: f64,
 }
 
-/// All points of a role at the job's lengths, smaller engines first, a candidate's points together and by load. Of a
-/// point that was looked at twice, the look with more samples counts.
-fn points<'a>(job: &Job, role: Role, candidates: &'a Candidates, history: &History) -> Vec<Point<'a>> {
-    let mut points: Vec<Point<'a>> = Vec::new();
+/// All points at the job's lengths, of prefill and of decode candidates: smaller engines first, a candidate's points
+/// together and by load. Of a point that was looked at twice, the look with more samples counts.
+fn points<'a>(job: &Job, candidates: &'a Candidates, history: &History) -> [Vec<Point<'a>>; 2] {
+    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
     for measured in history.measurements.rows() {
-        let Some(candidate) = candidates.get(measured.candidate).filter(|c| c.role == role) else { continue };
+        let Some(candidate) = candidates.get(measured.candidate) else { continue };
+        let role = candidate.role;
         let Some(latency) = measured.latency_ms(role) else { continue };
         if measured.isl != job.workload.isl || (role == Role::Decode && measured.osl != job.workload.osl) {
             continue;
         }
         let tokens_per_second_per_gpu = measured.tokens_per_second_per_gpu(role);
-        let tokens_per_request = match role {
-            Role::Prefill => measured.isl,
-            Role::Decode => measured.osl,
+        let (points, tokens_per_request) = match role {
+            Role::Prefill => (&mut prefill, measured.isl),
+            Role::Decode => (&mut decode, measured.osl),
         };
         points.push(Point {
             label: candidate.label,
@@ -94,27 +95,42 @@ fn points<'a>(job: &Job, role: Role, candidates: &'a Candidates, history: &Histo
             requests_per_second_per_gpu: tokens_per_second_per_gpu / f64::from(tokens_per_request.max(1)),
         });
     }
-    points.sort_by_key(|p| (p.gpus, p.candidate, p.concurrency));
-    points.dedup_by(|later, kept| {
-        let same = (later.candidate, later.concurrency) == (kept.candidate, kept.concurrency);
-        if same && kept.samples <= later.samples {
-            std::mem::swap(later, kept);
+    [prefill, decode].map(|mut points: Vec<Point<'_>>| {
+        points.sort_by_key(|p| (p.gpus, p.candidate, p.concurrency));
+        points.dedup_by(|later, kept| {
+            let same = (later.candidate, later.concurrency) == (kept.candidate, kept.concurrency);
+            if same && kept.samples <= later.samples {
+                std::mem::swap(later, kept);
+            }
+            same
+        });
+        points
+    })
+}
+
+/// KV capacity of each candidate's engine in tokens, by id. Put together once: to look through all facts for each place
+/// of a ranking would be most of the work.
+fn kv_tokens(candidates: &Candidates, history: &History) -> Vec<Option<u32>> {
+    let mut all = vec![None; candidates.role.len()];
+    for facts in history.facts.rows() {
+        if let Some(known) = all.get_mut(facts.candidate as usize) {
+            known.get_or_insert(facts.kv_tokens);
         }
-        same
-    });
-    points
+    }
+    all
 }
 
 /// What keeps the candidate from more load than this: `kv-cache` where one more request per rank would not fit.
-fn ceiling(job: &Job, role: Role, at: &Point<'_>, history: &History) -> &'static str {
+fn ceiling(job: &Job, role: Role, at: &Point<'_>, kv_tokens: &[Option<u32>]) -> &'static str {
     let per_request = f64::from(job.workload.isl) + f64::from(job.workload.osl);
     let more = f64::from(at.concurrency) + f64::from(at.attention_dp);
-    let full = || history.facts_of(at.candidate).is_some_and(|f| more * per_request > f64::from(f.kv_tokens));
+    let capacity = kv_tokens.get(at.candidate as usize).copied().flatten();
+    let full = || capacity.is_some_and(|kv_tokens| more * per_request > f64::from(kv_tokens));
     if role == Role::Decode && full() { "kv-cache" } else { "" }
 }
 
 /// Each role by its own target.
-fn by_role(job: &Job, role: Role, points: &[Point<'_>], history: &History) -> Vec<Choice> {
+fn by_role(job: &Job, role: Role, points: &[Point<'_>], kv_tokens: &[Option<u32>]) -> Vec<Choice> {
     let (latency, target) = names(role);
     let limit_ms = job.sla.limit_ms(role);
     let meets = |p: &Point<'_>| limit_ms.is_none_or(|limit| p.latency_ms <= limit);
@@ -137,7 +153,7 @@ fn by_role(job: &Job, role: Role, points: &[Point<'_>], history: &History) -> Ve
         let binding = match meets_sla {
             false => target,
             true if more_load.into_iter().any(|more| !meets(more)) => target,
-            true => ceiling(job, role, p, history),
+            true => ceiling(job, role, p, kv_tokens),
         };
         let reason = match (winner, &limit_text) {
             (_, Some(limit)) if !meets_sla => {
@@ -187,7 +203,7 @@ fn by_pair(
     limit_ms: f64,
     prefill: &[Point<'_>],
     decode: &[Point<'_>],
-    history: &History,
+    kv_tokens: &[Option<u32>],
 ) -> (Vec<Choice>, Vec<Choice>) {
     let tokens = f64::from(job.workload.osl.saturating_sub(1));
     let rank = |mine: &[Point<'_>], others: &[Point<'_>], role: Role| {
@@ -204,10 +220,21 @@ fn by_pair(
             let meets_sla = e2e_ms <= limit_ms;
             (a.candidate, meets_sla, if meets_sla { rate(a, b) } else { -e2e_ms })
         };
-        // Each with its best partner first: there are many more pairs than anyone wants to sort.
+        // Each with its best partner first, since there are far more pairs than points: the one with the highest rate among
+        // those that are quick enough, which come first by latency; where none is, the quickest.
+        let mut by_latency: Vec<&Point<'_>> = others.iter().collect();
+        by_latency.sort_by(|a, b| a.latency_ms.total_cmp(&b.latency_ms));
+        let best_so_far: Vec<&Point<'_>> = by_latency
+            .iter()
+            .scan(None::<&Point<'_>>, |best, b| {
+                let faster = |best: &&Point<'_>| best.requests_per_second_per_gpu >= b.requests_per_second_per_gpu;
+                *best = best.filter(faster).or(Some(b));
+                *best
+            })
+            .collect();
         let with_partner = mine.iter().filter_map(|a| {
-            let partners = best_standing(others, |b| (0, standing(a, b).1, standing(a, b).2));
-            Some((a, *partners.first()?))
+            let quick_enough = by_latency.partition_point(|b| standing(a, b).1);
+            Some((a, *best_so_far.get(quick_enough.saturating_sub(1))?))
         });
         let ranking = best_standing(with_partner, |(a, b)| standing(a, b));
         let choice = |(a, b): (&Point<'_>, &Point<'_>)| {
@@ -223,7 +250,7 @@ fn by_pair(
                 reason: format!(
                     "{rate_text} requests/s/GPU and E2E {e2e_text} ms with {partner} ({verdict} {limit_text} ms)"
                 ),
-                binding: if meets_sla { ceiling(job, role, a, history) } else { "e2e" }.to_owned(),
+                binding: if meets_sla { ceiling(job, role, a, kv_tokens) } else { "e2e" }.to_owned(),
             }
         };
         ranking.into_iter().map(choice).collect()

@@ -29,7 +29,8 @@ function select(job, demand, candidates, { measurements }) {
     // The last word makes the answer independent of the order of the input.
     choices.sort((a, b) => Number(b.meetsSla) - Number(a.meetsSla) || b.score - a.score || a.concurrency - b.concurrency);
     // The best point of each candidate.
-    return choices.filter((choice, i) => choices.findIndex((c) => c.candidate === choice.candidate) === i);
+    const seen = new Set();
+    return choices.filter(({ candidate }) => !seen.has(candidate) && seen.add(candidate));
   };
 
   const { ttftMs, itlMs, inputTokensPerSecondPerGpu, outputTokensPerSecondPerGpu } = measurements;

@@ -1,6 +1,7 @@
 //! `sla-profiler plugin bench`: what a plugin costs, beside the bundled one of its kind.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -22,6 +23,9 @@ pub struct Args {
     /// Setting of the plugin
     #[arg(long = "setting", value_name = "NAME=VALUE", value_parser = key_value)]
     pub settings: Vec<(String, String)>,
+    /// Folder that it may read, by the name under which it asks for it
+    #[arg(long = "grant", value_name = "NAME=DIR", value_parser = key_value)]
+    pub grants: Vec<(String, String)>,
 }
 
 #[derive(Serialize)]
@@ -40,7 +44,8 @@ impl Args {
         let uncached = PluginHost::new(HostOptions { cache: None, ..options.clone() })?;
         // Each on a host of its own, so that the second load is not served from memory.
         let fresh = || PluginHost::new(options.clone());
-        let (kind, choice) = find(&fresh()?, &self.plugin, &self.settings)?;
+        let (kind, mut choice) = find(&fresh()?, &self.plugin, &self.settings)?;
+        choice.grants.extend(self.grants.iter().map(|(name, folder)| (name.clone(), PathBuf::from(folder))));
         let compile_ms = bench::run(&uncached, kind, &choice)?.load_ms;
         let plugin = bench::run(&fresh()?, kind, &choice)?;
         // The first fills the cache where it was empty.
