@@ -36,7 +36,7 @@ pub fn expected_s(context: &Context<'_>, chosen: &Chosen) -> f64 {
     }
     let launch_s = |id: CandidateId| {
         let candidate = context.space.candidates.get(id as usize)?.clone();
-        Some(cluster.expected_launch(&Launch { id, candidate }).as_secs_f64())
+        Some(cluster.expected_launch(&Launch { id, candidate, failed: 0 }).as_secs_f64())
     };
     let launches = [chosen.prefill.candidate, chosen.decode.candidate].into_iter().filter_map(launch_s);
     let check_s = match context.spec.job.demand {
