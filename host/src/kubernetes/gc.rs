@@ -105,6 +105,9 @@ impl std::fmt::Display for Thing {
 /// Namespace and identity of a run.
 type Key = (String, String);
 
+/// A lease, and whether its holder lives.
+type Judged = (Object, Life);
+
 /// What became of what was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -204,9 +207,9 @@ impl Sweep {
     }
 
     /// The leases of runs, and whether their holders live.
-    async fn judged(&self, say: &dyn Fn(&str)) -> Result<BTreeMap<Key, (Object, Life)>, ClusterError> {
+    async fn judged(&self, say: &dyn Fn(&str)) -> Result<BTreeMap<Key, Judged>, ClusterError> {
         let mut seen: BTreeMap<Key, Seen> = BTreeMap::new();
-        let mut known: BTreeMap<Key, (Object, Life)> = BTreeMap::new();
+        let mut known: BTreeMap<Key, Judged> = BTreeMap::new();
         let mut first = true;
         loop {
             let leases = self.leases().await?;
@@ -331,8 +334,8 @@ impl Sweep {
 }
 
 /// Runs with what there is of them; what is gone is to be removed.
-fn grouped(leases: BTreeMap<Key, (Object, Life)>, things: Vec<Thing>) -> Vec<Found> {
-    let mut by_run: BTreeMap<Key, (Option<(Object, Life)>, Vec<Thing>)> =
+fn grouped(leases: BTreeMap<Key, Judged>, things: Vec<Thing>) -> Vec<Found> {
+    let mut by_run: BTreeMap<Key, (Option<Judged>, Vec<Thing>)> =
         leases.into_iter().map(|(key, lease)| (key, (Some(lease), Vec::new()))).collect();
     for thing in things {
         by_run.entry(thing.key()).or_default().1.push(thing);
@@ -508,7 +511,7 @@ mod tests {
         thing(name, &[(RUN_LABEL, RUN), (LEASE_LABEL, &run::name(RUN))]).unwrap()
     }
 
-    fn lease(life: Life) -> BTreeMap<Key, (Object, Life)> {
+    fn lease(life: Life) -> BTreeMap<Key, Judged> {
         let object = json!({ "metadata": { "name": run::name(RUN) }, "spec": { "holderIdentity": "somebody" } });
         BTreeMap::from([(("ns".to_owned(), RUN.to_owned()), (serde_json::from_value(object).unwrap(), life))])
     }
