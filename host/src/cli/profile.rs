@@ -502,6 +502,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// The run, and what the cluster is told of it.
+    #[expect(clippy::too_many_arguments, reason = "one caller, and each is a thing of its own")]
     async fn go(
         &self,
         policies: &mut Policies,

@@ -105,6 +105,9 @@ impl std::fmt::Display for Thing {
 /// Namespace and identity of a run.
 type Key = (String, String);
 
+/// A lease, and whether its holder lives.
+type Judged = (Object, Life);
+
 /// What became of what was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -204,9 +207,9 @@ impl Sweep {
     }
 
     /// The leases of runs, and whether their holders live.
-    async fn judged(&self, say: &dyn Fn(&str)) -> Result<BTreeMap<Key, (Object, Life)>, ClusterError> {
+    async fn judged(&self, say: &dyn Fn(&str)) -> Result<BTreeMap<Key, Judged>, ClusterError> {
         let mut seen: BTreeMap<Key, Seen> = BTreeMap::new();
-        let mut known: BTreeMap<Key, (Object, Life)> = BTreeMap::new();
+        let mut known: BTreeMap<Key, Judged> = BTreeMap::new();
         let mut first = true;
         loop {
             let leases = self.leases().await?;
@@ -331,8 +334,8 @@ impl Sweep {
 }
 
 /// Runs with what there is of them; what is gone is to be removed.
-fn grouped(leases: BTreeMap<Key, (Object, Life)>, things: Vec<Thing>) -> Vec<Found> {
-    let mut by_run: BTreeMap<Key, (Option<(Object, Life)>, Vec<Thing>)> =
+fn grouped(leases: BTreeMap<Key, Judged>, things: Vec<Thing>) -> Vec<Found> {
+    let mut by_run: BTreeMap<Key, (Option<Judged>, Vec<Thing>)> =
         leases.into_iter().map(|(key, lease)| (key, (Some(lease), Vec::new()))).collect();
     for thing in things {
         by_run.entry(thing.key()).or_default().1.push(thing);
@@ -482,4 +485,61 @@ impl Kube {
 fn selector(run: Option<&str>, label: &str) -> String {
     let of_run = run.map_or_else(|| RUN_LABEL.to_owned(), |run| format!("{RUN_LABEL}={run}"));
     format!("{}={},{of_run},{label}", MANAGED_BY.0, MANAGED_BY.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const RUN: &str = "a1b2c3";
+
+    fn thing(name: &str, labels: &[(&str, &str)]) -> Option<Thing> {
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let metadata = ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some("ns".to_owned()),
+            uid: Some(format!("uid-{name}")),
+            labels: Some(labels),
+            ..ObjectMeta::default()
+        };
+        Thing::of(Kind::Deployment, metadata)
+    }
+
+    fn leased(name: &str) -> Thing {
+        thing(name, &[(RUN_LABEL, RUN), (LEASE_LABEL, &run::name(RUN))]).unwrap()
+    }
+
+    fn lease(life: Life) -> BTreeMap<Key, Judged> {
+        let object = json!({ "metadata": { "name": run::name(RUN) }, "spec": { "holderIdentity": "somebody" } });
+        BTreeMap::from([(("ns".to_owned(), RUN.to_owned()), (serde_json::from_value(object).unwrap(), life))])
+    }
+
+    fn outcomes(found: &[Found]) -> Vec<(Outcome, usize)> {
+        found.iter().map(|found| (found.outcome, found.things.len())).collect()
+    }
+
+    #[test]
+    fn only_what_was_made_under_the_lease_of_a_run_that_is_gone_is_to_be_removed() {
+        let unleased = || thing("x", &[(RUN_LABEL, RUN)]).unwrap();
+        let of_another = thing("y", &[(RUN_LABEL, RUN), (LEASE_LABEL, "sla-profiler-run-ffffff")]).unwrap();
+        assert!(!of_another.leased);
+        assert_eq!(thing("z", &[(RUN_LABEL, "of somebody")]), None, "no run of ours is called so");
+        let why = || "because".to_owned();
+
+        let found = grouped(lease(Life::Gone(why())), vec![leased("a"), unleased()]);
+        assert_eq!(outcomes(&found), [(Outcome::WouldBeRemoved, 1), (Outcome::LeftAlone, 1)]);
+        let found = grouped(BTreeMap::new(), vec![leased("a"), unleased()]);
+        assert_eq!(outcomes(&found), [(Outcome::WouldBeRemoved, 1), (Outcome::LeftAlone, 1)]);
+        let found = grouped(lease(Life::Gone(why())), vec![]);
+        assert_eq!(outcomes(&found), [(Outcome::WouldBeRemoved, 0)], "its lease");
+        for life in [Life::Lives(why()), Life::Ending(why())] {
+            let found = grouped(lease(life), vec![leased("a"), unleased()]);
+            assert_eq!(outcomes(&found), [(Outcome::Lives, 2)]);
+        }
+        let found = grouped(lease(Life::Unknown(Duration::ZERO)), vec![leased("a")]);
+        assert_eq!(outcomes(&found), [(Outcome::LeftAlone, 1)]);
+        assert!(grouped(BTreeMap::new(), vec![]).is_empty());
+    }
 }
