@@ -91,7 +91,7 @@ fn a_granted_folder_can_be_read_and_nothing_beside_it() {
         ("out", "2"),
         ("absolute", "2"),
         ("up/secret", "2"),
-        ("", "2"),
+        ("", "1"),
     ] {
         assert_eq!(bench.answer(&bench.granted(&reads(path))).unwrap(), case, "{path}");
     }

@@ -144,9 +144,10 @@ fn a_guest_that_only_moves_memory_meets_the_deadline() {
 }
 
 #[test]
-fn large_log_lines_in_masses_meet_the_deadline() {
+fn large_log_lines_in_masses_are_bounded() {
     let bench = Bench::with(Limits { fuel: u64::MAX, deadline_ms: 50, ..limits() });
-    assert!(matches!(bench.fails(&guests::sweep("log-overlapping")), CallProblem::Deadline { .. }));
+    let problem = bench.fails(&guests::sweep("log-overlapping"));
+    assert!(matches!(problem, CallProblem::Deadline { .. } | CallProblem::TooMuchData { .. }), "{problem:?}");
 }
 
 #[test]
