@@ -129,7 +129,7 @@ mod on_a_cluster {
         }
 
         /// The lease as if its holder were another machine's; `more` of its spec.
-        async fn from_elsewhere(&self, more: Value) {
+        async fn pretend_elsewhere(&self, more: Value) {
             let lease = self.lease().await;
             let annotation = &lease.metadata.annotations.as_ref().unwrap()["sla-profiler.dev/holder"];
             let mut holder: Value = serde_json::from_str(annotation).unwrap();
@@ -290,7 +290,7 @@ mod on_a_cluster {
             assert_eq!(of_others.len(), 4, "{of_others:?}");
 
             // From another machine, with the shipped rights for it.
-            world.from_elsewhere(json!({ "leaseDurationSeconds": 5 })).await;
+            world.pretend_elsewhere(json!({ "leaseDurationSeconds": 5 })).await;
             world.namespace.apply_folder(&root().join("examples/kubernetes/gc")).await;
             let proxy = Proxy::start(ControlPlane::shared());
             let kubeconfig = world.namespace.kubeconfig_through("sla-profiler-gc", proxy.port()).await;
@@ -335,7 +335,7 @@ mod on_a_cluster {
             let found = world.gc_json(&admin, &[]).await;
             assert_eq!(found[0]["outcome"], "lives", "{found:?}");
             // Also where the machine cannot be looked at. Other tests' runs are theirs.
-            world.from_elsewhere(json!({})).await;
+            world.pretend_elsewhere(json!({})).await;
             let found = world.gc_json(&admin, &["--all-namespaces", "--dry-run"]).await;
             let ours = found.iter().find(|found| found["namespace"] == world.namespace.name()).unwrap();
             assert_eq!(ours["outcome"], "lives", "{ours}");
