@@ -149,9 +149,12 @@ impl Writer {
     }
 
     fn pod_named(&mut self, at: f64, name: &str, component: &str, status: Value, leaving: bool) {
+        let known = self.timeline.changes.iter().find(|change| change.object["metadata"]["name"] == name);
+        let created =
+            known.map_or_else(|| stamp(s(at)).into(), |known| known.object["metadata"]["creationTimestamp"].clone());
         let mut object = json!({
             "apiVersion": "v1", "kind": "Pod", "status": status,
-            "metadata": { "name": name, "namespace": "ns", "labels": {
+            "metadata": { "name": name, "namespace": "ns", "creationTimestamp": created, "labels": {
                 "nvidia.com/dynamo-component": component,
                 "nvidia.com/dynamo-component-type": if component == "Frontend" { "frontend" } else { "worker" },
             } },

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus};
+use k8s_openapi::jiff::Timestamp;
 
 use crate::domain::FailureCause;
 use crate::kubernetes::{COMPONENT_LABEL, COMPONENT_TYPE_LABEL};
@@ -48,6 +49,8 @@ const PULLING: [&str; 2] = ["ErrImagePull", "ImagePullBackOff"];
 pub struct PodView {
     /// Its name.
     pub name: String,
+    /// When it was created, by the API server's clock.
+    pub created: Option<Timestamp>,
     /// Its component's name, by Dynamo's label.
     pub component: String,
     /// Its component's type, by Dynamo's label: `frontend`, `worker`, ….
@@ -85,6 +88,7 @@ impl PodView {
         let runs = |container: &&ContainerStatus| container.state.as_ref().is_some_and(|s| s.running.is_some());
         Self {
             name: pod.metadata.name.clone().unwrap_or_default(),
+            created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
             component: label(COMPONENT_LABEL),
             component_type: label(COMPONENT_TYPE_LABEL),
             ready: condition("Ready").is_some_and(|condition| condition.status == "True"),

@@ -367,6 +367,7 @@ mod tests {
         fn pod(&mut self, problem: Option<Problem>) {
             let pod = PodView {
                 name: "p".to_owned(),
+                created: None,
                 component: "worker".to_owned(),
                 component_type: "worker".to_owned(),
                 ready: false,

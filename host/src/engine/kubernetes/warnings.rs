@@ -59,6 +59,10 @@ pub(super) fn watch(kube: &Kube, name: &str, sender: watch::Sender<View>) -> Joi
                         && let Some(warning) = warning(&event)
                     {
                         sender.send_if_modified(|view| {
+                            // Watches do not wait for each other.
+                            if view.pods.values().any(|pod| disproves(pod, object, &warning)) {
+                                return false;
+                            }
                             let is_new = view.warnings.get(object) != Some(&warning);
                             view.warnings.insert(object.to_owned(), warning);
                             is_new
@@ -117,6 +121,13 @@ fn warning(event: &KubeEvent) -> Option<Warning> {
     Some(Warning { created: event.metadata.creation_timestamp.as_ref().map(|time| time.0), problem })
 }
 
+/// Whether the pod is, or has come to be since, what the warning says cannot be.
+fn disproves(pod: &PodView, object: &str, warning: &Warning) -> bool {
+    let is_younger = pod.created.zip(warning.created).is_some_and(|(pod, warning)| pod >= warning);
+    let came_to_be = is_younger && pod.name.starts_with(&format!("{object}-"));
+    came_to_be || (pod.name == object && !pod.started.is_empty())
+}
+
 /// Takes back what a pod that is there, or has started, disproves.
 pub(super) fn settle(warnings: &mut Warnings, pod: &PodView, is_new: bool) {
     warnings.retain(|object, _| {
@@ -167,6 +178,10 @@ mod tests {
             PodView::new(&serde_json::from_value(pod).unwrap())
         };
         let known = warning(&event("FailedCreate", "exceeded quota")).unwrap();
+        let mut younger = pod("d-worker-1-y", false);
+        assert!(!disproves(&younger, "d-worker-1", &known), "nobody knows when it was created");
+        younger.created = known.created;
+        assert!(disproves(&younger, "d-worker-1", &known));
         let mut warnings = Warnings::from([("d-worker-1".to_owned(), known.clone()), ("d-p".to_owned(), known)]);
         settle(&mut warnings, &pod("d-worker-1-x", false), false);
         settle(&mut warnings, &pod("d-p", false), true);
