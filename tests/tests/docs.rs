@@ -113,8 +113,11 @@ fn commands_of_the_program_work() {
             // the first launch: flags, file, catalog, search space, plugins.
             if words.first() == Some(&"profile") && !words.contains(&"--dry-run") {
                 words.retain(|word| !["--force", "--resume"].contains(word)); // they are about a run's files
-                if let Some(at) = words.iter().position(|word| *word == "--reuse") {
-                    words.drain(at..at + 2);
+                // Files of a run that was not; `--priors` has a test of its own in `input.rs`.
+                for of_a_run in ["--reuse", "--priors"] {
+                    if let Some(at) = words.iter().position(|word| *word == of_a_run) {
+                        words.drain(at..at + 2);
+                    }
                 }
                 words.push("--dry-run");
             }

@@ -62,6 +62,34 @@ fn another_seed_gives_other_figures_in_the_same_form() {
 }
 
 #[test]
+fn what_an_earlier_run_measured_is_the_prior_of_the_next_and_a_table_of_others_is_refused() {
+    let dir = temp();
+    let measured = quickstart().join("measurements.csv");
+    expect(exit_code::OK, profile(QUICKSTART, dir.path(), &["--priors", measured.to_str().unwrap()]));
+    let prior = |out: &Path, name: &str| {
+        let started = journal(out)[0]["event"]["run_started"].clone();
+        let candidates = started["candidates"].as_array().unwrap();
+        let named = |c: &&Value| c["role"] == "prefill" && c["mapping"]["tp"] == name.parse::<u32>().unwrap();
+        candidates.iter().find(named).unwrap()["prior"]["latency_ms"].as_f64().unwrap()
+    };
+    let best = result(quickstart())["candidates"][0]["best"]["ttft_ms"]["mean"].as_f64().unwrap();
+    assert!((prior(dir.path(), "1") / best - 1.0).abs() < 0.01, "{} for {best}", prior(dir.path(), "1"));
+    assert_ne!(prior(dir.path(), "1"), prior(quickstart(), "1"));
+    // It was not measured, so nothing is known of it.
+    assert_eq!(prior(dir.path(), "8"), prior(quickstart(), "8"));
+
+    let others = dir.path().join("others.csv");
+    std::fs::write(&others, "role,mapping,latency_ms\ndecode,tp64,3\n").unwrap();
+    let out = dir.path().join("none");
+    let said = expect(exit_code::USAGE, profile(QUICKSTART, &out, &["--priors", others.to_str().unwrap()]));
+    assert!(
+        said.err.contains("knows none of this job's candidates") && said.err.contains("decode tp4"),
+        "{}",
+        said.err
+    );
+}
+
+#[test]
 fn result_and_journal_fit_their_published_schemas() {
     let text = result(quickstart()).to_string();
     validate("result.schema.json", &text).unwrap();

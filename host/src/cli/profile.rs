@@ -44,8 +44,8 @@ use crate::run::timeline::{LOG, Timeline};
 use crate::run::{
     Durability, Event, Existing, Journal, JournalError, Observer, Record, Recorder, RunDir, command, journal,
 };
-use crate::scheduler::{Scheduler, Scheduling};
 use crate::scheduler::budget::Budget;
+use crate::scheduler::{Scheduler, Scheduling};
 use crate::spec::{self, BudgetSpec, Flags, PluginChoice, PluginSource, Plugins, RunSpec};
 
 /// Run the seven phases.

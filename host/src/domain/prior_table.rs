@@ -162,7 +162,8 @@ mod tests {
 
     #[test]
     fn who_is_not_in_the_table_keeps_the_roofline() {
-        let (before, after, known) = prior_of(PriorTable { rows: vec![row(Role::Decode, "tp64", 1.0)] }, Role::Decode, 4);
+        let (before, after, known) =
+            prior_of(PriorTable { rows: vec![row(Role::Decode, "tp64", 1.0)] }, Role::Decode, 4);
         assert_eq!((before, known), (after, 0));
     }
 }
