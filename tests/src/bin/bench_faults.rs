@@ -2,7 +2,7 @@
 //! played to the program's own watches on a paused clock; what it took them for and when, as a Markdown report on stdout.
 //! `host/docs/safety.md` keeps a report.
 
-#![allow(clippy::expect_used, clippy::print_stdout, reason = "a measurement, not the program")]
+#![allow(clippy::expect_used, clippy::print_stdout, clippy::print_stderr, reason = "a measurement, not the program")]
 
 use std::time::Duration;
 
