@@ -69,8 +69,16 @@ fn the_commands_of_the_readmes_work() {
                 outs.push(arguments[at + 1].clone());
             }
             // Later commands name a run that an earlier one made.
-            for out in arguments.iter_mut().filter(|argument| outs.contains(argument)) {
-                *out = dir.path().join(format!("{number}-{}", out.replace('/', "-"))).display().to_string();
+            for argument in &mut arguments {
+                let run = |out: &str| dir.path().join(format!("{number}-{}", out.replace('/', "-")));
+                // A run, or a file of one.
+                let file =
+                    outs.iter().find_map(|out| Some((out, argument.strip_prefix(out.as_str())?.strip_prefix('/')?)));
+                if outs.contains(argument) {
+                    *argument = run(argument).display().to_string();
+                } else if let Some((out, file)) = file {
+                    *argument = run(out).join(file).display().to_string();
+                }
             }
             // Engines take GPUs, or a server that runs: what they would be asked is told all the same. A cluster is asked in
             // `kubernetes_run.rs`.

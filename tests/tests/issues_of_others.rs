@@ -245,7 +245,7 @@ fn dynamo_9213_an_engine_that_crashes_while_it_loads_is_not_waited_for() {
     // With a deadline of an hour, that this test ends is what it tests.
     assert_eq!(run.said.code, i32::from(exit_code::NOTHING_MEASURED), "{}", run.said.err);
     let failed = failures(&run);
-    assert_eq!(failed[0]["class"], "launch", "{failed:?}");
+    assert_eq!(failed[0]["class"], "does-not-fit", "{failed:?}");
     assert!(failed[0]["reason"].as_str().unwrap().contains("CUDA out of memory"), "{failed:?}");
 }
 

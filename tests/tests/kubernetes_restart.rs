@@ -101,6 +101,12 @@ mod on_a_cluster {
             assert_eq!(generated["apiVersion"], "nvidia.com/v1alpha1", "{status}");
             namespace.dry_run(generated).await.unwrap();
             assert_eq!(dgds().await.len(), 0, "no engine is left");
+            let mut gc = sla_profiler(["gc", "--all-namespaces", "--output", "json", "--kubeconfig"]);
+            gc.arg(plane.kubeconfig());
+            let said_of_rest = said(tokio::task::spawn_blocking(move || gc.output().unwrap()).await.unwrap());
+            assert_eq!(said_of_rest.code, 0, "{}", said_of_rest.err);
+            let rest: serde_json::Value = serde_json::from_str(&said_of_rest.out).unwrap();
+            assert_eq!(rest["cluster"]["runs"], json!([]), "no lease is left either, in any namespace");
             let measured = fs::read_to_string(out.path().join("run/measurements.csv")).unwrap();
             assert!(measured.lines().count() > 4, "{measured}");
 
