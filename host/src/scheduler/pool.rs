@@ -162,13 +162,15 @@ impl Pool {
         let nothing_else_happens =
             self.busy.is_empty() && self.launching.is_empty() && self.ending.is_empty() && !between;
         let [prefill, decode] = &self.batches;
-        let own = if role == Role::Prefill { prefill } else { decode };
-        let wanted = [prefill, decode].into_iter().any(|batch| has(&batch.open) || has(&batch.through));
-        if !wanted {
+        // Somebody waits for this very engine, and is about to take it.
+        if has(&prefill.open) || has(&decode.open) {
+            return None;
+        }
+        if !has(&prefill.through) && !has(&decode.through) {
             return Some(u32::from(has(&self.likely)));
         }
-        let of_others = has(if role == Role::Prefill { &decode.open } else { &prefill.open });
-        if own.oversized && has(&own.through) && !of_others {
+        let own = if role == Role::Prefill { prefill } else { decode };
+        if own.oversized && has(&own.through) {
             return Some(2);
         }
         nothing_else_happens.then_some(3)
