@@ -32,7 +32,7 @@ use self::watch::Looks;
 use super::Launch;
 use crate::backends;
 use crate::domain::memory::{DEFAULT_BATCHED_TOKENS, MemoryPlan};
-use crate::domain::{Aim, EngineFacts, Failure, FailureClass, Job, Measurement, Probe, Role};
+use crate::domain::{Aim, Candidate, EngineFacts, Failure, FailureClass, Job, Measurement, Probe, Role};
 use crate::http::{Client, Origin};
 use crate::load::{Endpoint, LoadError, LoadGenerator, LoadReport, Point};
 use crate::run::RunDir;
@@ -311,7 +311,7 @@ impl Served {
             deadline: self.settings.point_deadline,
             artifacts: self.reports.as_ref().and_then(|dir| {
                 // Where that is no folder of the run's, nothing is kept.
-                dir.folder(std::path::Path::new(&self.launch.candidate.dir_name())).ok()
+                dir.folder(std::path::Path::new(&self.folder(role))).ok()
             }),
             ..Point::of(role, probe, aim, &self.job.sla, self.seed(role, probe))
         };
@@ -349,12 +349,17 @@ impl Served {
         }
     }
 
+    /// Of the candidate that is measured in this role, whomever the engine was launched for.
+    fn folder(&self, role: Role) -> String {
+        Candidate { role, ..self.launch.candidate.clone() }.dir_name()
+    }
+
     /// Different for every point, the same when a point is measured again.
     fn seed(&self, role: Role, probe: &Probe) -> u64 {
         let parts = [
             u64::from(self.job.seed),
             role as u64,
-            u64::from(self.launch.id),
+            u64::from(probe.candidate),
             u64::from(probe.isl),
             u64::from(probe.osl),
             u64::from(probe.concurrency),
@@ -366,13 +371,8 @@ impl Served {
     /// The whole report, for who wants to know more than the measurement tells.
     fn keep(&self, role: Role, probe: &Probe, report: &LoadReport) {
         let Some(dir) = &self.reports else { return };
-        let name = format!(
-            "{}/load/{role}_isl{}_osl{}_n{}.json",
-            self.launch.candidate.dir_name(),
-            probe.isl,
-            probe.osl,
-            probe.concurrency
-        );
+        let name =
+            format!("{}/load/{role}_isl{}_osl{}_n{}.json", self.folder(role), probe.isl, probe.osl, probe.concurrency);
         // A report that cannot be kept costs no measurement; a full disk is the journal's to report.
         match serde_json::to_vec(report).map_err(|error| error.to_string()) {
             Ok(json) => {
