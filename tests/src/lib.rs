@@ -21,7 +21,9 @@ pub mod runs;
 pub mod worlds;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 /// The root of the repository.
 pub fn root() -> PathBuf {
@@ -75,9 +77,27 @@ pub struct Said {
     pub err: String,
 }
 
-/// Runs to the end.
+/// A call that has not ended by then hangs. It is no measure of anything: the longest takes a tenth of it.
+const HANGS: Duration = Duration::from_secs(900);
+
+/// Runs to the end, without anything on its standard input.
 pub fn run(mut command: Command) -> Said {
-    said(command.output().expect("the program starts"))
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    ended(command.spawn().expect("the program starts"), &format!("{command:?}"))
+}
+
+/// Waits for the end of a call, and says what it said. One that hangs is killed, and the test fails with its name: the
+/// others go on.
+pub fn ended(child: Child, name: &str) -> Said {
+    let pid = child.id().to_string();
+    let (sender, done) = mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    let output = done.recv_timeout(HANGS).unwrap_or_else(|_| {
+        // It may have ended just now.
+        let _ = Command::new("kill").args(["-KILL", &pid]).status();
+        panic!("{name} did not end within {HANGS:?}")
+    });
+    said(output.expect("its output can be read"))
 }
 
 /// What an ended call said.

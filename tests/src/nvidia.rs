@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
-use crate::{Said, said};
+use crate::{Said, ended};
 
 /// Why tests are ignored; the attribute takes literals only, so each repeats it.
 pub const NEEDS: &str = "needs NVIDIA's packages: cargo xtask test";
@@ -40,7 +40,7 @@ pub fn expect(mut command: Command, input: &str) -> Said {
     let input = input.to_owned();
     // Beside the reading: both pipes may fill.
     let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
-    let said = said(child.wait_with_output().expect("it ends"));
+    let said = ended(child, &shown);
     // A script that failed has closed its input; what it said says why.
     let _ = writer.join();
     assert_eq!(said.code, 0, "{shown}\n{}", said.err);

@@ -89,6 +89,6 @@ pub fn validate(schema: &str, lines: &str) -> Result<(), String> {
     let mut child = command.spawn().expect("python3 is installed");
     // A validator that has seen enough closes its input.
     let _ = child.stdin.take().expect("piped").write_all(lines.as_bytes());
-    let said = crate::said(child.wait_with_output().expect("it ends"));
+    let said = crate::ended(child, "validate.py");
     if said.code == 0 { Ok(()) } else { Err(said.err) }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use sla_profiler::plugin::api::Kind;
 use sla_profiler::plugin::{CompileLimit, Compiler, HostOptions, Limits, LoadProblem, PluginHost, Problem};
-use sla_profiler_tests::{guests, program, root, run, said, sla_profiler};
+use sla_profiler_tests::{ended, guests, program, root, run, sla_profiler};
 
 /// A sweep strategy with one function of so many steps, each with a branch of its own.
 fn one_huge_function(steps: u32) -> Vec<u8> {
@@ -138,7 +138,7 @@ fn programs_that_compile_the_same_plugin_at_once_do_not_meet() {
     let start = |_| inspect(&file, &cache).stdout(std::process::Stdio::piped()).spawn().unwrap();
     let children: Vec<_> = (0..4).map(start).collect();
     for child in children {
-        let said = said(child.wait_with_output().unwrap());
+        let said = ended(child, "sla-profiler");
         assert_eq!(said.code, 0, "{}", said.err);
     }
     let images = std::fs::read_dir(cache.join("sla-profiler")).unwrap().count();

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sla_profiler::output::exit_code;
 use sla_profiler_tests::processes::{Marked, alive};
 use sla_profiler_tests::runs::{expect, files};
-use sla_profiler_tests::{Said, said, sla_profiler};
+use sla_profiler_tests::{Said, ended, sla_profiler};
 use tempfile::TempDir;
 
 /// KV capacity of the engines of these tests, of which the formula knows nothing.
@@ -281,7 +281,7 @@ fn ctrl_c_finishes_the_measurement_ends_the_engines_and_resume_goes_on() {
     let run = stubborn();
     let child = in_the_middle(&run);
     signal(&child, "-INT");
-    let said = said(child.wait_with_output().unwrap());
+    let said = ended(child, "sla-profiler");
     assert_eq!(said.code, i32::from(exit_code::INTERRUPTED), "{}", said.err);
     run.mark.nothing_is_left();
     let before = run.events("measured").len();
@@ -307,7 +307,7 @@ fn ctrl_c_while_an_engine_loads_does_not_wait_for_it_and_is_no_failure_of_it() {
     let child = run.start();
     run.mark.until("an engine loads", || alive(run.mark.name()).len() >= 3);
     signal(&child, "-INT");
-    let said = said(child.wait_with_output().unwrap());
+    let said = ended(child, "sla-profiler");
     assert_eq!(said.code, i32::from(exit_code::INTERRUPTED), "{}", said.err);
     run.mark.nothing_is_left();
     assert!(run.failures().is_empty(), "{:?}", run.failures());
@@ -318,7 +318,7 @@ fn a_killed_profiler_leaves_no_engine_behind_and_resume_goes_on() {
     let run = stubborn();
     let child = in_the_middle(&run);
     signal(&child, "-KILL");
-    assert_eq!(said(child.wait_with_output().unwrap()).code, -1);
+    assert_eq!(ended(child, "sla-profiler").code, -1);
     run.mark.nothing_is_left();
     run.expect(exit_code::OK, &["--resume"]);
 }
@@ -351,7 +351,7 @@ fn killed_with_its_supervisors(run: &Run) -> (PathBuf, Vec<u32>) {
     let mut words = vec!["-KILL".to_owned(), child.id().to_string()];
     words.extend(supervisors.iter().map(u32::to_string));
     assert!(Command::new("kill").args(words).status().unwrap().success());
-    assert_eq!(said(child.wait_with_output().unwrap()).code, -1);
+    assert_eq!(ended(child, "sla-profiler").code, -1);
     run.mark.until("its supervisors are gone", || alive(run.mark.name()).iter().all(|pid| !supervisors.contains(pid)));
     (records, alive(run.mark.name()))
 }
@@ -401,7 +401,7 @@ fn gc_leaves_a_run_that_lives_alone() {
     assert!(gc(&run, &[]).out.contains("nothing is left"));
     assert!(alive(run.mark.name()).len() >= before.min(3) && std::fs::read_dir(&records).unwrap().count() == 1);
     signal(&child, "-TERM");
-    let said = said(child.wait_with_output().unwrap());
+    let said = ended(child, "sla-profiler");
     assert_eq!(said.code, i32::from(exit_code::INTERRUPTED), "{}", said.err);
     run.mark.nothing_is_left();
     assert_eq!(std::fs::read_dir(&records).unwrap().count(), 0);

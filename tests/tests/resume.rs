@@ -12,7 +12,7 @@ use serde_json::Value;
 use sla_profiler::output::exit_code;
 use sla_profiler_tests::kills::events;
 use sla_profiler_tests::runs::{SMALL, assert_same_findings, expect, findings, profile};
-use sla_profiler_tests::{said, sla_profiler};
+use sla_profiler_tests::{ended, sla_profiler};
 use tempfile::TempDir;
 
 fn undisturbed() -> &'static Path {
@@ -71,7 +71,7 @@ fn resume_remembers_what_standard_input_said() {
     let mut start = sla_profiler(["profile", "-f", "-", "--out", out.to_str().unwrap()]);
     let mut child = start.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(SMALL.as_bytes()).unwrap();
-    assert_eq!(said(child.wait_with_output().unwrap()).code, 0);
+    assert_eq!(ended(child, "profile").code, 0);
     cut(&out, 3);
     expect(exit_code::OK, sla_profiler(["resume", out.to_str().unwrap()]));
     assert_same_findings(undisturbed(), &out);

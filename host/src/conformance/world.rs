@@ -348,7 +348,6 @@ fn simulated(seed: u32) -> Result<World, ConformanceError> {
         relative_precision: 0.05,
         max_samples: 16,
     });
-    let probes: Vec<Probe> = probes.collect();
     let recorder = Recorder::new(None, &[], Vec::new());
     let cluster = Arc::new(SimulatedCluster::new(&job, &simulation));
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -358,9 +357,13 @@ fn simulated(seed: u32) -> Result<World, ConformanceError> {
         .map_err(|error| failed(&error))?;
     let scheduler =
         Scheduler::new(cluster, candidates.clone(), recorder.clone(), None, Arc::new(AtomicBool::new(false)));
+    let (prefill, decode): (Vec<Probe>, Vec<Probe>) = probes.partition(|probe| {
+        candidates.get(probe.candidate as usize).is_some_and(|candidate| candidate.role == Role::Prefill)
+    });
     runtime
         .block_on(async {
-            scheduler.measure(Phase::DecodeSweep, &probes).await?;
+            scheduler.measure(Phase::PrefillSweep, &prefill).await?;
+            scheduler.measure(Phase::DecodeSweep, &decode).await?;
             scheduler.retain(&[]).await
         })
         .map_err(|error| failed(&error))?;

@@ -22,6 +22,8 @@ struct Fates {
 
 struct Moody {
     fates: Arc<Fates>,
+    gpus: u32,
+    serves_both_roles: bool,
 }
 
 fn next<T: Default>(of: &Mutex<Vec<T>>) -> T {
@@ -36,11 +38,11 @@ impl Cluster for Moody {
     }
 
     fn gpus(&self) -> u32 {
-        1
+        self.gpus
     }
 
     fn serves_both_roles(&self) -> bool {
-        true
+        self.serves_both_roles
     }
 
     fn expected_launch(&self, _: &Launch) -> Duration {
@@ -141,18 +143,22 @@ struct World {
 
 impl World {
     fn new(launches: &[Option<FailureCause>], crashes: &[bool], past: &[Record]) -> Self {
-        use crate::domain::samples::{h100, hardware, job, llama_8b_fp8};
-        let job = job(llama_8b_fp8(), hardware(h100(), 1));
-        let mapping = Mapping::tensor(1);
-        let candidates: Vec<Candidate> = Role::ALL
-            .iter()
-            .map(|role| Candidate { role: *role, mapping, prior: search_space::prior(&job, *role, &mapping) })
-            .collect();
         let fates = Fates { launches: Mutex::new(launches.to_vec()), crashes: Mutex::new(crashes.to_vec()) };
+        Self::on(Moody { fates: Arc::new(fates), gpus: 1, serves_both_roles: true }, &[Mapping::tensor(1)], past)
+    }
+
+    /// Candidates are each mapping for prefill, then for decode, and so on.
+    fn on(cluster: Moody, mappings: &[Mapping], past: &[Record]) -> Self {
+        use crate::domain::samples::{h100, hardware, job, llama_8b_fp8};
+        let job = job(llama_8b_fp8(), hardware(h100(), cluster.gpus));
+        let both = mappings.iter().flat_map(|mapping| Role::ALL.map(|role| (role, *mapping)));
+        let candidates: Vec<Candidate> = both
+            .map(|(role, mapping)| Candidate { role, mapping, prior: search_space::prior(&job, role, &mapping) })
+            .collect();
         let seen = Seen::default();
         let recorder = Recorder::new(None, past, vec![Box::new(seen.clone())]);
         let stop = Arc::new(AtomicBool::new(false));
-        let cluster = Arc::new(Moody { fates: Arc::new(fates) });
+        let cluster = Arc::new(cluster);
         let scheduler = Scheduler::new(cluster, candidates, recorder.clone(), None, Arc::clone(&stop));
         Self { scheduler, recorder, seen, stop }
     }
@@ -261,6 +267,28 @@ async fn both_roles_wait_for_the_same_engine_through_its_pause() {
     let names = world.names();
     assert_eq!(names.iter().filter(|name| **name == "launching").count(), 2, "{names:?}");
     assert_eq!(world.recorder.history().measurements.len(), 2);
+}
+
+/// Two GPUs for engines of one and of two, of both roles: whoever waits for GPUs gets those of engines that nobody waits for.
+#[tokio::test(start_paused = true)]
+async fn on_few_gpus_both_roles_get_through() {
+    for (serves_both_roles, launches) in [(false, 4), (true, 2)] {
+        let cluster = Moody { fates: Arc::default(), gpus: 2, serves_both_roles };
+        let world = World::on(cluster, &[Mapping::tensor(1), Mapping::tensor(2)], &[]);
+        let scheduler = &world.scheduler;
+        let sweep = |role, phase, candidates: [CandidateId; 2]| async move {
+            scheduler.measure(phase, &candidates.map(|candidate| probe(candidate, 1))).await?;
+            scheduler.finished(role).await
+        };
+        let both = futures::future::join(
+            sweep(Role::Prefill, Phase::PrefillSweep, [0, 2]),
+            sweep(Role::Decode, Phase::DecodeSweep, [1, 3]),
+        );
+        let (prefill, decode) = tokio::time::timeout(Duration::from_secs(3600), both).await.expect("it ends");
+        prefill.and(decode).unwrap();
+        assert_eq!(world.recorder.history().measurements.len(), 4);
+        assert_eq!(scheduler.usage().launches, launches, "shared: {serves_both_roles}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
