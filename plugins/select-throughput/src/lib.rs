@@ -69,41 +69,50 @@ struct Point<'a> {
 /// All points at the job's lengths, of prefill and of decode candidates: smaller engines first, a candidate's points
 /// together and by load. Of a point that was looked at twice, the look with more samples counts.
 fn points<'a>(job: &Job, candidates: &'a Candidates, history: &History) -> [Vec<Point<'a>>; 2] {
-    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
-    for measured in history.measurements.rows() {
+    // Places of rows are sorted, not points: those are many times larger.
+    let mut rows: [Vec<(u32, u32, u32, usize)>; 2] = [Vec::new(), Vec::new()];
+    let table = &history.measurements;
+    for (row, measured) in table.rows().enumerate() {
         let Some(candidate) = candidates.get(measured.candidate) else { continue };
         let role = candidate.role;
-        let Some(latency) = measured.latency_ms(role) else { continue };
-        if measured.isl != job.workload.isl || (role == Role::Decode && measured.osl != job.workload.osl) {
-            continue;
+        let is_of_the_job =
+            measured.isl == job.workload.isl && (role == Role::Prefill || measured.osl == job.workload.osl);
+        if is_of_the_job {
+            let [prefill, decode] = &mut rows;
+            let rows = if role == Role::Prefill { prefill } else { decode };
+            rows.push((candidate.gpus, candidate.id, measured.concurrency, row));
         }
-        let tokens_per_second_per_gpu = measured.tokens_per_second_per_gpu(role);
-        let (points, tokens_per_request) = match role {
-            Role::Prefill => (&mut prefill, measured.isl),
-            Role::Decode => (&mut decode, measured.osl),
-        };
-        points.push(Point {
-            label: candidate.label,
-            gpus: candidate.gpus,
-            attention_dp: candidate.attention_dp,
-            candidate: candidate.id,
-            concurrency: measured.concurrency,
-            samples: measured.samples,
-            latency_ms: latency.target,
-            relative_error: latency.relative_error().unwrap_or(0.0),
-            tokens_per_second_per_gpu,
-            requests_per_second_per_gpu: tokens_per_second_per_gpu / f64::from(tokens_per_request.max(1)),
-        });
     }
-    [prefill, decode].map(|mut points: Vec<Point<'_>>| {
-        points.sort_by_key(|p| (p.gpus, p.candidate, p.concurrency));
-        points.dedup_by(|later, kept| {
-            let same = (later.candidate, later.concurrency) == (kept.candidate, kept.concurrency);
-            if same && kept.samples <= later.samples {
-                std::mem::swap(later, kept);
+    rows.map(|mut rows| {
+        rows.sort_unstable();
+        let mut points: Vec<Point<'_>> = Vec::with_capacity(rows.len());
+        for (gpus, id, concurrency, row) in rows {
+            let (Some(measured), Some(candidate)) = (table.get(row), candidates.get(id)) else { continue };
+            let role = candidate.role;
+            let Some(latency) = measured.latency_ms(role) else { continue };
+            let tokens_per_second_per_gpu = measured.tokens_per_second_per_gpu(role);
+            let tokens_per_request = if role == Role::Prefill { measured.isl } else { measured.osl };
+            let point = Point {
+                label: candidate.label,
+                gpus,
+                attention_dp: candidate.attention_dp,
+                candidate: id,
+                concurrency,
+                samples: measured.samples,
+                latency_ms: latency.target,
+                relative_error: latency.relative_error().unwrap_or(0.0),
+                tokens_per_second_per_gpu,
+                requests_per_second_per_gpu: tokens_per_second_per_gpu / f64::from(tokens_per_request.max(1)),
+            };
+            match points.last_mut() {
+                Some(last) if (last.candidate, last.concurrency) == (id, concurrency) => {
+                    if last.samples <= point.samples {
+                        *last = point;
+                    }
+                }
+                _ => points.push(point),
             }
-            same
-        });
+        }
         points
     })
 }
