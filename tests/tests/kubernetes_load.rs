@@ -13,7 +13,7 @@ mod on_a_cluster {
     use kube::api::ListParams;
     use serde_json::{Value, json};
     use sla_profiler::domain::search_space;
-    use sla_profiler::domain::{Aim, FailureClass, Probe, Role};
+    use sla_profiler::domain::{Aim, Candidate, FailureClass, Probe, Role};
     use sla_profiler::engine::kubernetes::{ClientPods, Deadlines, KubernetesCluster, Options, Reach};
     use sla_profiler::engine::served::{Bench, Settings, Stop};
     use sla_profiler::engine::simulated::SimulatedCluster;
@@ -133,7 +133,9 @@ mod on_a_cluster {
 
         fn report(&self, role: Role, probe: &Probe) -> Value {
             let name = format!("{role}_isl{}_osl{}_n{}.json", probe.isl, probe.osl, probe.concurrency);
-            let path = self.dir.path().join(self.launch.candidate.dir_name()).join("load").join(name);
+            // Of whom the role measures, whomever the engine was launched for.
+            let measured = Candidate { role, ..self.launch.candidate.clone() };
+            let path = self.dir.path().join(measured.dir_name()).join("load").join(name);
             serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
         }
     }

@@ -22,7 +22,7 @@ mod on_a_cluster {
     use sla_profiler_tests::kubernetes::{ControlPlane, Endpoint, Namespace, Operator, Proxy, block_on, eventually};
     use sla_profiler_tests::kubernetes::{nodes, rbac};
     use sla_profiler_tests::openai::{Behaviour, OpenAi, Timing, word_tokenizer};
-    use sla_profiler_tests::{Said, root, said, sla_profiler};
+    use sla_profiler_tests::{Said, root, run, sla_profiler};
 
     const MODEL: &str = "Qwen/Qwen3-0.6B";
 
@@ -120,10 +120,9 @@ mod on_a_cluster {
         }
 
         async fn run(&self) -> Said {
-            let mut command = self.profile();
+            let command = self.profile();
             // Beside the runtime: the servers of this test must go on.
-            let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-            said(output)
+            tokio::task::spawn_blocking(move || run(command)).await.unwrap()
         }
 
         async fn status(&self) -> Value {
