@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use proptest::prelude::*;
 
 use super::*;
 use crate::domain::{FailureCause, Mapping, Measurement, search_space};
@@ -13,7 +14,7 @@ use crate::engine::{ApplyError, ApplyRequest, Deployment};
 use crate::run::{Observer, Record};
 
 /// How launches and measurements end, in order; afterwards all is well.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Fates {
     launches: Mutex<Vec<Option<FailureCause>>>,
     /// A measurement that ends its engine.
@@ -315,5 +316,69 @@ async fn a_run_that_is_resumed_does_not_begin_to_count_anew() {
         let resumed = World::new(&[Some(FailureCause::GpusTaken); 9], &[], &all[..cut]);
         resumed.measure(&[1]).await.unwrap();
         assert_eq!(resumed.recorder.history().failures, undisturbed, "cut after {cut} records");
+    }
+}
+
+/// What one role's strategy asks for, batch after batch: places in its list of candidates.
+type Asked = Vec<Vec<usize>>;
+
+fn asked() -> impl Strategy<Value = Asked> {
+    prop::collection::vec(prop::collection::vec(0..3_usize, 1..4), 1..5)
+}
+
+fn fates() -> impl Strategy<Value = Fates> {
+    let cause = prop::option::weighted(
+        0.3,
+        prop::sample::select(vec![FailureCause::Evicted, FailureCause::Registry, FailureCause::ImageMissing]),
+    );
+    let launches = prop::collection::vec(cause, 0..8);
+    let crashes = prop::collection::vec(prop::bool::weighted(0.15), 0..12);
+    (launches, crashes).prop_map(|(launches, crashes)| Fates { launches: launches.into(), crashes: crashes.into() })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A scheduler that waits for what never comes would hold its GPUs for ever.
+    #[test]
+    fn every_batch_ends_settles_its_points_and_gives_all_gpus_back(
+        fates in fates(),
+        gpus in prop::sample::select(vec![1, 2, 4, 8]),
+        serves_both_roles: bool,
+        both in [asked(), asked()],
+        most in (1..4_usize, 1..3_usize),
+        likely in prop::collection::vec(0..6_u32, 0..3),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let cluster = Moody { fates: Arc::new(fates), gpus, serves_both_roles };
+            let mappings = [1, 2, 4].map(Mapping::tensor);
+            let mut world = World::on(cluster, &mappings, &[]);
+            world.scheduler.scheduling = Scheduling { most_engines: most.0, most_launches: most.1 };
+            let scheduler = &world.scheduler;
+            scheduler.expect_winners(likely);
+            // Each batch has points of its own.
+            let batch = |role: usize, number: usize, places: &[usize]| -> Vec<Probe> {
+                places.iter().map(|place| probe((2 * place + role) as CandidateId, 1 + number as u32)).collect()
+            };
+            let sweep = |role: usize, asked: Asked| async move {
+                let phase = [Phase::PrefillSweep, Phase::DecodeSweep][role];
+                for (number, places) in asked.iter().enumerate() {
+                    scheduler.measure(phase, &batch(role, number, places)).await.unwrap();
+                }
+                scheduler.finished(Role::ALL[role]).await.unwrap();
+            };
+            let [prefill, decode] = both.clone();
+            let sweeps = futures::future::join(sweep(0, prefill), sweep(1, decode));
+            tokio::time::timeout(Duration::from_secs(7 * 86_400), sweeps).await.expect("it ends");
+            let history = world.recorder.history();
+            for (role, asked) in both.iter().enumerate() {
+                let probes = asked.iter().enumerate().flat_map(|(number, places)| batch(role, number, places));
+                probes.for_each(|probe| assert!(history.is_settled(&probe), "{probe:?}"));
+            }
+            scheduler.retain(&[]).await.unwrap();
+            let pool = scheduler.pool();
+            assert_eq!((pool.engines(), pool.nodes.clone().take(gpus).is_some()), (0, true));
+        });
     }
 }
