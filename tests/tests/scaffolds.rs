@@ -78,6 +78,10 @@ fn broken(language: &str, file: &str, old: &str, new: &str) -> String {
 fn an_exception_or_panic_of_a_new_project_comes_with_its_message_and_place() {
     let javascript = broken("javascript", "plugin.js", "const rank =", "job.nothing.at.all;\n  const rank =");
     assert!(javascript.contains("select: TypeError"), "{javascript}");
+    let shape = broken("javascript", "plugin.js", "score: meetsSla ?", "points: meetsSla ?");
+    assert!(shape.contains(".score is no number: undefined"), "{shape}");
+    let shape = broken("python", "plugin.py", "score=rate if", "score=None if");
+    assert!(shape.contains(".score is no float: None"), "{shape}");
     let rust =
         broken("rust", "src/lib.rs", "let rank =", "let none: Option<u32> = None; none.unwrap();\n        let rank =");
     assert!(rust.contains("src/lib.rs:") && rust.contains("`Option::unwrap()` on a `None` value"), "{rust}");

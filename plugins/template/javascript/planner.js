@@ -68,5 +68,20 @@ function plan(job, engines, curves, demand) {
   };
 }
 
-export const about = { describe: guarded("describe", () => description) };
-export const model = { plan: guarded("plan", plan) };
+const PLAN = {
+  prefillReplicas: 0,
+  decodeReplicas: 0,
+  capacityRequestsPerSecond: 0,
+  prefillRequestsPerSecond: 0,
+  decodeRequestsPerSecond: 0,
+  decodeConcurrency: 0,
+  expectedTtftMs: 0,
+  expectedItlMs: 0,
+  meetsSla: true,
+  meetsDemand: true,
+  assumptions: [""],
+  extra: [["", ""]],
+};
+
+export const about = { describe: guarded("describe", () => description, DESCRIPTION) };
+export const model = { plan: guarded("plan", plan, PLAN) };

@@ -41,5 +41,8 @@ function select(job, demand, candidates, { measurements }) {
   };
 }
 
-export const about = { describe: guarded("describe", () => description) };
-export const policy = { select: guarded("select", select) };
+const CHOICE = { candidate: 0, concurrency: 0, meetsSla: true, score: 0, reason: "", binding: "" };
+const SELECTION = { prefill: [CHOICE], decode: [CHOICE], notes: [""] };
+
+export const about = { describe: guarded("describe", () => description, DESCRIPTION) };
+export const policy = { select: guarded("select", select, SELECTION) };

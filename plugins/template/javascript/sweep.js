@@ -65,5 +65,8 @@ function next(job, goal, candidates, { measurements, facts, failures }) {
     : { tag: "done", val: `${measurements.candidate.length} points are measured` };
 }
 
-export const about = { describe: guarded("describe", () => description) };
-export const strategy = { next: guarded("next", next) };
+const PROBE = { candidate: 0, isl: 0, osl: 0, concurrency: 0, relativePrecision: 0, maxSamples: 0 };
+const STEP = new Map([["measure", [PROBE]], ["done", ""]]);
+
+export const about = { describe: guarded("describe", () => description, DESCRIPTION) };
+export const strategy = { next: guarded("next", next, STEP) };
